@@ -1,0 +1,280 @@
+"""The capture format: one stored .zip an asset, made by `render`, read by `preprocess`; docs/formats.md is its contract.
+
+    <out>/<uid[:2]>/<uid>.zip
+        transforms.json      cameras in the NeRF convention (nerfstudio, instant-ngp), extended under "turntable"
+        rgba/000.png …       8-bit straight alpha, sRGB
+        depth/000.png …      16-bit, planar z = value × depth_scale in object units, 0 where nothing is hit
+        normal/000.png …     8-bit, unit shading normal in the normalised world frame = value / 127.5 - 1, black where nothing is hit
+        geometry.npz         points (N, 3) float32, normals (N, 3) float16, solid (262144,) uint8 (see turntable.geometry)
+        preview.webp         contact sheet
+
+A capture that exists is complete. Its bytes depend on nothing but the asset, the settings and the versions: no clock, no
+host name. Archives are treated as hostile: names, sizes and picture dimensions are checked before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from turntable import cameras
+from turntable.errors import UserError
+from turntable.files import atomic_path
+from turntable.geometry import Geometry, pack_solid, unpack_solid
+
+FORMAT_VERSION = 1
+PASS_CHANNELS = {"rgba": (4, np.uint8), "depth": (1, np.uint16), "normal": (3, np.uint8)}
+"""Pass -> (channels, type) of its encoded picture."""
+MAX_ENTRY_BYTES = 256 << 20
+MAX_PICTURE_SIDE = 8192
+PNG_LEVEL = 3
+"""Compression: at 512², level 3 takes a third less than level 1 for a few milliseconds, level 6 gains little more."""
+
+
+class CaptureError(UserError):
+    """A capture that cannot be read or may not be written."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One camera and its encoded pictures."""
+
+    world_from_camera: np.ndarray
+    """(3, 4) float64, OpenGL axes, normalised world frame, object units."""
+    intrinsics: np.ndarray
+    """(4,) float64, normalised."""
+    images: dict[str, bytes]
+    """Pass -> PNG bytes, see `encode_rgba`, `encode_depth`, `encode_normal`."""
+    record: dict[str, Any] = field(default_factory=dict)
+    """What is known of this view: coverage and other checks. JSON values."""
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Everything that a capture's archive holds."""
+
+    uid: str
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    depth_scale: float
+    """Object units a step of the 16-bit depth."""
+    views: list[View]
+    geometry: Geometry
+    preview: bytes
+    """WebP bytes of a contact sheet."""
+    record: dict[str, Any] = field(default_factory=dict)
+    """Seed, lights, normalisation, asset record, source, class, licence, attribution, settings, versions. JSON values."""
+
+
+def capture_path(folder: Path, uid: str) -> Path:
+    """Where the capture of `uid` lies below a captures folder."""
+    return folder / uid[:2] / f"{uid}.zip"
+
+
+def capture_paths(folder: Path) -> list[Path]:
+    """Every finished capture below `folder`, sorted by uid."""
+    return sorted(folder.glob("??/*.zip"), key=lambda path: path.stem)
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """(H, W) or (H, W, 3 or 4) uint8 or uint16, RGB(A) order -> PNG bytes."""
+    swapped = picture if picture.ndim == 2 else picture[..., [2, 1, 0, 3][: picture.shape[2]]]
+    ok, data = cv2.imencode(".png", swapped, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
+    assert ok, picture.shape
+    return data.tobytes()
+
+
+def encode_depth(depth: np.ndarray, depth_scale: float) -> bytes:
+    """(H, W) float planar depth in object units, 0 = nothing hit -> 16-bit PNG. A hit is never encoded as 0."""
+    steps = np.where(depth > 0, np.clip(np.round(depth / depth_scale), 1, 65535), 0)
+    return encode_png(steps.astype(np.uint16))
+
+
+def encode_normal(normal: np.ndarray, hit: np.ndarray) -> bytes:
+    """(H, W, 3) unit normals in the world frame, (H, W) bool hit -> 8-bit PNG."""
+    return encode_png(np.where(hit[..., None], np.round((normal + 1) * 127.5).clip(0, 255), 0).astype(np.uint8))
+
+
+def decode_normal(encoded: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 as `CaptureReader.picture` returns it -> (H, W, 3) float32 unit normals, 0 where nothing is hit."""
+    normal = encoded.astype(np.float32) / 127.5 - 1
+    length = np.linalg.norm(normal, axis=-1, keepdims=True)
+    return np.where(encoded.any(axis=-1, keepdims=True), normal / np.maximum(length, 1e-6), 0)
+
+
+def write_capture(path: Path, capture: Capture) -> None:
+    """Writes `capture` to `path` (.zip, stored): under a temporary name, read back once, renamed. Same input, same bytes."""
+    with atomic_path(path) as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            for name, content in _entries(capture):
+                archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), content)
+        with zipfile.ZipFile(temporary) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise CaptureError(f"{path}: {damaged} does not read back as written; check the disk and run again")
+
+
+def _entries(capture: Capture) -> Iterator[tuple[str, bytes]]:
+    yield "transforms.json", (json.dumps(_transforms(capture), indent=1, allow_nan=False) + "\n").encode()
+    for index, view in enumerate(capture.views):
+        for name, content in view.images.items():
+            yield f"{name}/{index:03d}.png", content
+    buffer = io.BytesIO()
+    shape = capture.geometry
+    np.savez(buffer, points=shape.points, normals=shape.normals.astype(np.float16), solid=pack_solid(shape.solid))
+    yield "geometry.npz", buffer.getvalue()
+    yield "preview.webp", capture.preview
+
+
+def _transforms(capture: Capture) -> dict[str, Any]:
+    frames = []
+    for index, view in enumerate(capture.views):
+        fl_x, fl_y, cx, cy = cameras.pixel_intrinsics(view.intrinsics, capture.width, capture.height).tolist()
+        frame = {"fl_x": fl_x, "fl_y": fl_y, "cx": cx, "cy": cy, "w": capture.width, "h": capture.height}
+        frame["transform_matrix"] = cameras.homogeneous(view.world_from_camera).tolist()
+        for name in view.images:
+            key = "file_path" if name == "rgba" else f"{name}_file_path"
+            frame[key] = f"{name}/{index:03d}.png"
+        frame["turntable"] = view.record
+        frames.append(frame)
+    shared = {k: frames[0][k] for k in ("fl_x", "fl_y", "cx", "cy", "w", "h")}
+    ours = {"format": "turntable-capture", "format_version": FORMAT_VERSION, "uid": capture.uid}
+    return {
+        "camera_model": "OPENCV",
+        **shared,
+        "integer_depth_scale": capture.depth_scale,
+        "aabb_scale": 1,
+        "frames": frames,
+        "turntable": {**capture.record, **ours},
+    }
+
+
+class CaptureReader:
+    """Reads one capture. Use it as a context manager; every error is a `CaptureError` that names the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except FileNotFoundError:
+            raise CaptureError(f"{path}: no such capture") from None
+        except zipfile.BadZipFile as error:
+            raise CaptureError(
+                f"{path}: not a whole zip archive ({error}); delete it and render the asset again"
+            ) from error
+        try:
+            self._open()
+        except BaseException:
+            self._archive.close()
+            raise
+
+    def _open(self) -> None:
+        try:
+            transforms = json.loads(self._entry("transforms.json"))
+            ours = transforms["turntable"]
+            version, self.uid = ours["format_version"], str(ours["uid"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CaptureError(f"{self.path}: transforms.json is not a turntable capture's ({error!r})") from error
+        if version != FORMAT_VERSION:
+            raise CaptureError(
+                f"{self.path}: capture format {version}, this version reads {FORMAT_VERSION}; render it again"
+            )
+        try:
+            self.record: dict[str, Any] = ours
+            self.width, self.height = int(transforms["w"]), int(transforms["h"])
+            self.depth_scale = float(transforms["integer_depth_scale"])
+            frames = transforms["frames"]
+            self.world_from_camera = np.stack([cameras.world_from_opengl(f["transform_matrix"]) for f in frames])
+            pixels = np.array([[f["fl_x"], f["fl_y"], f["cx"], f["cy"]] for f in frames], dtype=np.float64)
+            self.intrinsics = cameras.normalised_intrinsics(pixels, self.width, self.height)
+            self.view_records: list[dict[str, Any]] = [f["turntable"] for f in frames]
+            self._names = [
+                {n: f.get("file_path" if n == "rgba" else f"{n}_file_path") for n in PASS_CHANNELS} for f in frames
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CaptureError(f"{self.path}: transforms.json is malformed ({error!r})") from error
+
+    def __enter__(self) -> CaptureReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._archive.close()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def passes(self) -> list[str]:
+        """The passes that every view has."""
+        return [name for name in PASS_CHANNELS if all(names[name] for names in self._names)]
+
+    def encoded(self, name: str, view: int) -> bytes:
+        """The PNG bytes of one view's pass."""
+        entry = self._names[view].get(name)
+        if not entry:
+            raise CaptureError(f"{self.path}: view {view} has no pass {name!r}; it has {self.passes}")
+        return self._entry(entry)
+
+    def picture(self, name: str, view: int) -> np.ndarray:
+        """One view's pass, decoded: rgba (H, W, 4) uint8, normal (H, W, 3) uint8, depth (H, W) uint16."""
+        try:
+            picture = decode_png(self.encoded(name, view))
+        except ValueError as error:
+            raise CaptureError(f"{self.path}: {name} of view {view}: {error}") from error
+        channels, dtype = PASS_CHANNELS[name]
+        expected = (self.height, self.width) if channels == 1 else (self.height, self.width, channels)
+        if picture.shape != expected or picture.dtype != dtype:
+            found = f"{picture.shape} {picture.dtype}"
+            raise CaptureError(f"{self.path}: {name} of view {view} is {found}, expected {expected} {np.dtype(dtype)}")
+        return picture
+
+    def depth(self, view: int) -> np.ndarray:
+        """(H, W) float32 planar depth in object units, 0 where nothing is hit."""
+        return self.picture("depth", view).astype(np.float32) * np.float32(self.depth_scale)
+
+    def geometry(self) -> Geometry:
+        """Surface points, normals and the solid."""
+        try:
+            with np.load(io.BytesIO(self._entry("geometry.npz")), allow_pickle=False) as arrays:
+                points, normals = arrays["points"], arrays["normals"].astype(np.float32)
+                return Geometry(points, normals, unpack_solid(arrays["solid"]))
+        except (KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise CaptureError(f"{self.path}: geometry.npz is malformed ({error})") from error
+
+    def _entry(self, name: str) -> bytes:
+        try:
+            size = self._archive.getinfo(name).file_size
+            if size > MAX_ENTRY_BYTES:
+                raise CaptureError(f"{self.path}: {name} claims {size} bytes, more than {MAX_ENTRY_BYTES}; refused")
+            return self._archive.read(name)
+        except KeyError:
+            raise CaptureError(
+                f"{self.path}: {name} is missing; delete the capture and render the asset again"
+            ) from None
+        except (zipfile.BadZipFile, EOFError, OSError) as error:
+            raise CaptureError(
+                f"{self.path}: {name} is damaged ({error}); delete the capture and render again"
+            ) from error
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """PNG bytes -> array in RGB(A) order. The size is read from the header and limited before anything is decoded."""
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
+        raise ValueError("not a PNG picture")
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    if not (0 < width <= MAX_PICTURE_SIDE and 0 < height <= MAX_PICTURE_SIDE):
+        raise ValueError(f"a picture of {width}×{height} pixels, more than {MAX_PICTURE_SIDE} a side; refused")
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise ValueError("a damaged PNG picture")
+    return picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., [2, 1, 0, 3][: picture.shape[2]]])

@@ -1,0 +1,94 @@
+"""Configuration: frozen dataclasses become command lines, and every output folder holds the one that wrote it."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from turntable.errors import EXIT_DISK_FULL, EXIT_INTERRUPTED, EXIT_USAGE, DiskFullError, UserError
+from turntable.files import read_json, write_json
+
+Config = TypeVar("Config")
+
+
+def parse(config_type: type[Config], description: str, args: list[str] | None = None) -> Config:
+    """The command line as `config_type`. A value that the dataclass refuses (ValueError) becomes a `UserError`.
+
+    Nested dataclasses are flattened: `--views 32`, not `--rig.views 32`.
+    """
+    try:
+        return tyro.cli(
+            config_type,
+            prog=f"python -m {_module_name()}",
+            description=description,
+            args=args,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _module_name() -> str:
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    return spec.name if spec else Path(getattr(main, "__file__", "turntable")).stem
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON values, nested dataclasses as nested dicts, paths as strings."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def write_config(folder: Path, config: Any) -> None:
+    """`folder/config.json`: the command that wrote the folder and its resolved configuration."""
+    write_json(folder / "config.json", {"command": shlex.join(sys.orig_argv[1:]), "config": resolved(config)})
+
+
+def claim_folder(folder: Path, config: Any, free_fields: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    """Takes `folder` for output by `config`, or continues one that the same configuration began.
+
+    `free_fields` are the top-level fields that may differ between the runs that fill one folder (number of workers, list
+    of items). Anything else that differs is a `UserError`: one folder never mixes two settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.json"
+    if path.exists():
+        before, now = read_json(path)["config"], resolved(config)
+        differing = [k for k in {**before, **now} if k not in free_fields and before.get(k) != now.get(k)]
+        if differing:
+            changes = ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in sorted(differing))
+            raise UserError(
+                f"{folder} was written with other settings ({changes}); use the same settings or another --out"
+            )
+    write_config(folder, config)
+
+
+def run(main: Callable[[], int]) -> None:
+    """Runs a command's `main` and exits with its code. A user's error is one line on stderr, never a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        code = main()
+    except UserError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        code = EXIT_USAGE
+    except DiskFullError as error:
+        print(f"DiskFullError: {error.strerror}", file=sys.stderr)
+        code = EXIT_DISK_FULL
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, the same command continues", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (`| head`) went away: nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = errno.EPIPE
+    sys.exit(code)
