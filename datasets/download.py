@@ -1,0 +1,190 @@
+"""Downloads that end as a whole file or an error: retry with backoff, resume, timeout, size limit, size and hash checks.
+
+A file is fetched from a mirror, which is a directory or an http(s) URL, into `<name>.part` beside its place and renamed when
+it is complete. Processes that want the same file wait for each other at a lock on the `.part` file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+
+from turntable.errors import UserError
+from turntable.files import atomic_path, disk_errors
+
+CHUNK_BYTES = 1 << 18
+PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
+"""HTTP answers that another try may change."""
+SHA256_HEADERS = ("X-Linked-ETag", "ETag")
+"""Where the Hugging Face hub states a large file's SHA-256, the first on its redirect. A value of another form is no hash."""
+
+
+class DownloadError(UserError):
+    """A file that did not arrive."""
+
+    def __init__(self, message: str, missing: bool = False) -> None:
+        super().__init__(message)
+        self.missing = missing
+        """The mirror answered that it has no such file: trying again is of no use."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How patient and how trusting a download is."""
+
+    tries: int = 5
+    """Tries in a row that bring no further byte before it is given up."""
+    backoff_s: float = 1.0
+    """Seconds before the second try, doubled for each further one."""
+    longest_wait_s: float = 60.0
+    """Seconds: no wait is longer, whatever the server asks for by Retry-After."""
+    timeout_s: float = 30.0
+    """Seconds without an answer or a further byte until a try counts as failed."""
+    max_bytes: int = 4 << 30
+    """A larger file is refused."""
+
+
+class _Passing(Exception):
+    """A try failed in a way that another may not."""
+
+    def __init__(self, message: str, wait_s: float = 0.0, version: str = "") -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+        """Seconds that the server asked to be left alone."""
+        self.version = version
+        """ETag of the partial download, "" when unknown."""
+
+
+def obtain(mirror: str, relative: str, target: Path, policy: Policy = Policy()) -> Path:
+    """Brings `mirror/relative` to `target`, which is whole when it exists. Raises `DownloadError`."""
+    if "://" not in mirror:
+        return _copy(Path(mirror).expanduser() / relative, target, policy)
+    if not mirror.startswith(("http://", "https://")):
+        raise DownloadError(f"mirror {mirror}: neither a directory nor an http(s) URL")
+    url = f"{mirror.rstrip('/')}/{quote(relative)}"
+    part = target.with_name(f"{target.name}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(target), part.open("ab") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if target.exists():  # Whoever held the lock before us has finished it; `handle` is that very file.
+            return target
+        _fetch_whole(url, handle, policy)
+        handle.flush()
+        os.fsync(handle.fileno())
+        part.replace(target)
+    return target
+
+
+def _copy(source: Path, target: Path, policy: Policy) -> Path:
+    if not source.is_file():
+        raise DownloadError(f"{source}: no such file in the mirror", missing=True)
+    if source.stat().st_size > policy.max_bytes:
+        raise DownloadError(f"{source}: {source.stat().st_size} bytes, more than {policy.max_bytes}; refused")
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+    return target
+
+
+def _fetch_whole(url: str, handle: IO[bytes], policy: Policy) -> None:
+    """Tries until `handle` (opened for appending) holds all of `url`; a try that brought new bytes is not held against it."""
+    import requests
+
+    furthest, failures, version = handle.tell(), 0, ""
+    with requests.Session() as session:
+        while True:
+            try:
+                return _continue(session, url, handle, policy, version)
+            except _Passing as failure:
+                handle.flush()
+                version = failure.version or version
+                failures = 1 if handle.tell() > furthest else failures + 1
+                furthest = max(furthest, handle.tell())
+                if failures >= policy.tries:
+                    raise DownloadError(f"{url}: {failure}; given up after {failures} tries in a row") from failure
+                wait_s = max(policy.backoff_s * 2 ** (failures - 1), failure.wait_s)
+                time.sleep(min(wait_s, policy.longest_wait_s))
+
+
+def _continue(session: Any, url: str, handle: IO[bytes], policy: Policy, version: str) -> None:
+    """One try: asks for what `handle` lacks and appends it. `version` is the ETag of what it holds, "" when unknown."""
+    import requests
+    import urllib3
+
+    have = handle.tell()
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if version.startswith('"'):  # RFC 9110, 13.1.5: a weak ETag (W/"…") cannot vouch for bytes.
+            headers["If-Range"] = version
+    try:
+        with session.get(url, headers=headers, stream=True, timeout=policy.timeout_s) as response:
+            total = _check_answer(url, response, handle, policy)
+            try:
+                for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
+                    handle.write(chunk)
+                    if handle.tell() > policy.max_bytes:
+                        raise DownloadError(f"{url}: more than {policy.max_bytes} bytes; refused")
+            except urllib3.exceptions.HTTPError as error:
+                etag = response.headers.get("ETag", "")
+                raise _Passing(f"it broke off after {handle.tell()} bytes ({error})", version=etag) from error
+            _check_content(response, handle, total)
+    except requests.RequestException as error:
+        cause = error.args[0] if error.args else error
+        raise _Passing(f"no answer: {getattr(cause, 'reason', cause)}") from error
+
+
+def _check_answer(url: str, response: Any, handle: IO[bytes], policy: Policy) -> int | None:
+    """Judges the status line, drops what is held where the answer does not continue it; the whole file's size if stated."""
+    status, have = response.status_code, handle.tell()
+    if status in PASSING_STATUS:
+        asked = response.headers.get("Retry-After", "")
+        raise _Passing(f"HTTP {status} {response.reason}", float(asked) if asked.isdigit() else 0.0)
+    if status == 416:  # What we hold is as long as the file, or longer: it cannot be told from another file's start.
+        handle.truncate(0)
+        raise _Passing("the partial download is no start of this file; it begins anew")
+    if status not in (200, 206):
+        raise DownloadError(f"{url}: HTTP {status} {response.reason}", missing=status in (404, 410))
+    continued = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+    if status == 206 and (not continued or int(continued[1]) != have):
+        raise DownloadError(f"{url}: asked for bytes from {have}, got {response.headers.get('Content-Range')!r}")
+    if status == 200 and have:
+        handle.truncate(0)
+    length = response.headers.get("Content-Length", "")
+    total = int(continued[2]) if continued else int(length) if length.isdigit() else None
+    if total is not None and total > policy.max_bytes:
+        raise DownloadError(f"{url}: {total} bytes, more than {policy.max_bytes}; refused")
+    return total
+
+
+def _check_content(response: Any, handle: IO[bytes], total: int | None) -> None:
+    """Size against the server's word, and SHA-256 where the server states it. What fails is dropped and tried again."""
+    handle.flush()
+    size = handle.tell()
+    if total is not None and size != total:
+        handle.truncate(0)
+        raise _Passing(f"{size} bytes arrived, {total} were announced")
+    stated = _stated_sha256(response)
+    if not stated:
+        return
+    with Path(handle.name).open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if found != stated:
+        handle.truncate(0)
+        raise _Passing(f"its SHA-256 is {found}, the server states {stated}")
+
+
+def _stated_sha256(response: Any) -> str | None:
+    for answer in [*response.history, response]:
+        for name in SHA256_HEADERS:
+            value = answer.headers.get(name, "").strip('"')
+            if re.fullmatch(r"[0-9a-f]{64}", value):
+                return value
+    return None
