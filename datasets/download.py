@@ -23,6 +23,8 @@ from turntable.files import atomic_path, disk_errors
 CHUNK_BYTES = 1 << 18
 PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 """HTTP answers that another try may change."""
+FIRST_BYTES = {".glb": b"glTF", ".gz": b"\x1f\x8b"}
+"""Suffix -> what such a file begins with. A proxy's log-in page is answered with HTTP 200 too, and must not settle in a cache."""
 SHA256_HEADERS = ("X-Linked-ETag", "ETag")
 """Where the Hugging Face hub states a large file's SHA-256, the first on its redirect. A value of another form is no hash."""
 
@@ -77,6 +79,7 @@ def obtain(mirror: str, relative: str, target: Path, policy: Policy = Policy()) 
         if target.exists():  # Whoever held the lock before us has finished it; `handle` is that very file.
             return target
         _fetch_whole(url, handle, policy)
+        _check_kind(url, handle, FIRST_BYTES.get(target.suffix, b""))
         handle.flush()
         os.fsync(handle.fileno())
         part.replace(target)
@@ -128,7 +131,8 @@ def _continue(session: Any, url: str, handle: IO[bytes], policy: Policy, version
         with session.get(url, headers=headers, stream=True, timeout=policy.timeout_s) as response:
             total = _check_answer(url, response, handle, policy)
             try:
-                for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
+                # read1 hands over what has come, so that a stalled connection loses nothing of it.
+                while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):
                     handle.write(chunk)
                     if handle.tell() > policy.max_bytes:
                         raise DownloadError(f"{url}: more than {policy.max_bytes} bytes; refused")
@@ -148,7 +152,7 @@ def _check_answer(url: str, response: Any, handle: IO[bytes], policy: Policy) ->
         asked = response.headers.get("Retry-After", "")
         raise _Passing(f"HTTP {status} {response.reason}", float(asked) if asked.isdigit() else 0.0)
     if status == 416:  # What we hold is as long as the file, or longer: it cannot be told from another file's start.
-        handle.truncate(0)
+        _drop(handle)
         raise _Passing("the partial download is no start of this file; it begins anew")
     if status not in (200, 206):
         raise DownloadError(f"{url}: HTTP {status} {response.reason}", missing=status in (404, 410))
@@ -156,7 +160,7 @@ def _check_answer(url: str, response: Any, handle: IO[bytes], policy: Policy) ->
     if status == 206 and (not continued or int(continued[1]) != have):
         raise DownloadError(f"{url}: asked for bytes from {have}, got {response.headers.get('Content-Range')!r}")
     if status == 200 and have:
-        handle.truncate(0)
+        _drop(handle)
     length = response.headers.get("Content-Length", "")
     total = int(continued[2]) if continued else int(length) if length.isdigit() else None
     if total is not None and total > policy.max_bytes:
@@ -169,7 +173,7 @@ def _check_content(response: Any, handle: IO[bytes], total: int | None) -> None:
     handle.flush()
     size = handle.tell()
     if total is not None and size != total:
-        handle.truncate(0)
+        _drop(handle)
         raise _Passing(f"{size} bytes arrived, {total} were announced")
     stated = _stated_sha256(response)
     if not stated:
@@ -177,8 +181,21 @@ def _check_content(response: Any, handle: IO[bytes], total: int | None) -> None:
     with Path(handle.name).open("rb") as content:
         found = hashlib.file_digest(content, "sha256").hexdigest()
     if found != stated:
-        handle.truncate(0)
+        _drop(handle)
         raise _Passing(f"its SHA-256 is {found}, the server states {stated}")
+
+
+def _check_kind(url: str, handle: IO[bytes], expected: bytes) -> None:
+    with Path(handle.name).open("rb") as content:
+        found = content.read(40)
+    if not found.startswith(expected):
+        _drop(handle)
+        raise DownloadError(f"{url}: what came is of another kind, it begins with {found!r}; open it in a browser")
+
+
+def _drop(handle: IO[bytes]) -> None:
+    handle.seek(0)
+    handle.truncate()
 
 
 def _stated_sha256(response: Any) -> str | None:

@@ -110,9 +110,9 @@ class Catalogue:
 
     def _folder(self, uid: str) -> str:
         """The folder of glbs that holds `uid`, which is also its metadata file's name."""
-        relative = self._paths().get(uid)
-        if relative is None:
+        if uid not in self._paths():
             raise CatalogueError(f"{uid}: no such uid among the {len(self._paths())} of {self.cache}", "not-found")
+        relative: Any = self._paths()[uid]
         match = _OBJECT_PATH.fullmatch(relative) if isinstance(relative, str) else None
         if not match:
             raise CatalogueError(
