@@ -1,0 +1,118 @@
+"""LRM (Hong et al., ICLR 2024): one picture and its camera to a triplane field.
+
+The parts are separate: `encoder` (picture to tokens), `decoder` (tokens to triplane tokens), `upsampler` (to planes) and
+`field` (planes to density and colour at points). `model.volume` renders a field, `model.mesh` cuts a surface from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.decoder import DecoderConfig, TriplaneDecoder
+from model.encoder import EncoderConfig, ImageEncoder
+from model.triplane import FieldConfig, PlaneUpsampler, TriplaneConfig, TriplaneField
+from turntable.framing import DEFAULT_FILL
+
+__all__ = ["LRM", "SIZES", "DecoderConfig", "EncoderConfig", "FieldConfig", "LRMConfig", "TriplaneConfig"]
+
+
+@dataclass(frozen=True)
+class LRMConfig:
+    """Everything needed to build the network and to prepare its input."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    triplane: TriplaneConfig = TriplaneConfig()
+    field: FieldConfig = FieldConfig()
+    fill: float = DEFAULT_FILL
+    """Share of the input picture's side that the object's longer side fills, see `turntable.framing`."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fill <= 1:
+            raise ValueError(f"fill must lie in (0, 1], got {self.fill}")
+
+    @property
+    def resolution(self) -> int:
+        """Texels along a side of a plane."""
+        return self.decoder.tokens * self.triplane.upsample
+
+
+class LRM(nn.Module):
+    """The network. `load_weights=False` skips `config.encoder.weights`: the caller loads a whole checkpoint."""
+
+    def __init__(self, config: LRMConfig, load_weights: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ImageEncoder(config.encoder, load_weights)
+        self.decoder = TriplaneDecoder(config.decoder, config.encoder.hidden)
+        self.upsampler = PlaneUpsampler(config.triplane, config.decoder.width)
+        self.field = TriplaneField(config.field, config.triplane)
+
+    def planes(self, image: Tensor, camera: Tensor) -> Tensor:
+        """image (B, 3, S, S) sRGB in [0, 1] on white, camera (B, 16) -> planes (B, 3, C, R, R).
+
+        The camera is canonical: 12 numbers of world_from_camera, row by row, and the framed picture's normalised intrinsics.
+        """
+        return self.upsampler(self.decoder(self.encoder(image), camera))
+
+    def forward(self, image: Tensor, camera: Tensor) -> Tensor:
+        """As `planes`; what DDP wraps."""
+        return self.planes(image, camera)
+
+
+def camera_numbers(canonical_from_camera: Tensor, intrinsics: Tensor) -> Tensor:
+    """(..., 3, 4) canonical pose and (..., 4) framed intrinsics -> (..., 16), what `LRM.planes` takes."""
+    return torch.cat([canonical_from_camera.flatten(-2), intrinsics], dim=-1)
+
+
+def config_from_json(value: dict[str, Any]) -> LRMConfig:
+    """The inverse of `dataclasses.asdict` through JSON. Unknown or missing fields raise TypeError, bad values ValueError."""
+    triplane = dict(value["triplane"])
+    triplane["axes"] = tuple(tuple(pair) for pair in triplane["axes"])
+    encoder = dict(value["encoder"])
+    encoder.update({name: tuple(encoder[name]) for name in ("mean", "deviation")})
+    parts = {
+        "encoder": EncoderConfig(**encoder),
+        "decoder": DecoderConfig(**value["decoder"]),
+        "triplane": TriplaneConfig(**triplane),
+        "field": FieldConfig(**value["field"]),
+    }
+    return LRMConfig(**{**value, **parts})
+
+
+def _openlrm(image_size: int, hidden: int, layers: int, width: int, channels: int) -> LRMConfig:
+    """OpenLRM 1.1: DINOv2 with registers (head width 64), 32² tokens a plane, one MLP with three hidden layers of 64."""
+    return LRMConfig(
+        EncoderConfig("dinov2_with_registers", image_size, 14, hidden, 12, hidden // 64, position_size=518),
+        DecoderConfig(layers, width, width // 64, tokens=32, camera_width=1024),
+        TriplaneConfig(upsample=2, channels=channels),
+        FieldConfig("joint", 64, density_layers=3, density="softplus", region="box"),
+    )
+
+
+_TINY = LRMConfig(
+    EncoderConfig("vit", image_size=128, patch_size=16, hidden=128, layers=2, heads=4),
+    DecoderConfig(layers=2, width=128, heads=4, tokens=12, camera_width=128, positions="sincos"),
+    TriplaneConfig(upsample=4, channels=24),
+    FieldConfig("split", 32, density_layers=1, colour_layers=2, density="exp"),
+)
+_LARGE = _openlrm(448, 768, 16, 1024, 80)
+_PAPER = dataclasses.replace(
+    _LARGE,
+    encoder=EncoderConfig("vit", 512, 16, 768, 12, 12, position_size=224),
+    field=dataclasses.replace(_LARGE.field, density_layers=9),
+)
+
+SIZES: dict[str, LRMConfig] = {
+    "tiny": _TINY,
+    "small": _openlrm(224, 384, 12, 512, 32),
+    "base": _openlrm(336, 768, 12, 768, 48),
+    "large": _LARGE,
+    "paper": _PAPER,
+}
+"""`tiny` is for CPUs (1.4 M parameters); `small`, `base`, `large` have OpenLRM's dimensions, `paper` those of LRM."""

@@ -1,0 +1,241 @@
+"""Triplane tokens to planes, and the field that reads density and colour from planes at points.
+
+The first layer of a head is linear, and so is interpolation; so the layer is applied to the planes' texels, once, and its
+result is interpolated (`TriplaneField.project`). There are far fewer texels than points, and what is read at a point is then
+one weighted sum of twelve rows: the three planes' four corners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Axes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class TriplaneConfig:
+    """Three square planes over the box [-1, 1]³."""
+
+    upsample: int = 4
+    """Texels a token's side becomes: a plane has decoder tokens × upsample texels a side."""
+    channels: int = 24
+    """Features a texel."""
+    axes: Axes = ((0, 1), (0, 2), (2, 1))
+    """World axes (0 x, 1 y, 2 z) along each plane's columns and rows."""
+
+
+@dataclass(frozen=True)
+class FieldConfig:
+    """The heads that turn plane features into density and colour."""
+
+    heads: Literal["joint", "split"] = "split"
+    """One MLP for density and colour, or one for each."""
+    width: int = 32
+    """Width of the hidden layers."""
+    density_layers: int = 1
+    """Hidden layers of the density head; of the one head when joint."""
+    colour_layers: int = 2
+    """Hidden layers of the colour head; unused when joint."""
+    activation: Literal["relu", "silu"] = "relu"
+    density: Literal["exp", "softplus"] = "exp"
+    """What makes the density of the head's output, in 1 / object unit."""
+    density_bias: float = -1.0
+    """Added to the head's output before `density`."""
+    colour_margin: float = 0.001
+    """Colours reach this far beyond [0, 1], so that black and white are within the sigmoid's reach."""
+    region: Literal["ball", "box"] = "ball"
+    """Where there is a field: the unit ball that holds every object, or the whole box. Outside the density is 0."""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.density_layers, self.colour_layers) < 1:
+            raise ValueError(f"width and layers must be at least 1, got {self}")
+
+
+class PlaneUpsampler(nn.Module):
+    """Tokens (B, 3 · t², W) to planes (B, 3, C, R, R), R = t × upsample: each token becomes a patch of texels."""
+
+    def __init__(self, config: TriplaneConfig, width: int) -> None:
+        super().__init__()
+        self.deconvolution = nn.ConvTranspose2d(width, config.channels, config.upsample, config.upsample)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens plane by plane, row by row -> planes, rows along dimension 3, columns along 4."""
+        side = round((tokens.shape[1] / 3) ** 0.5)
+        maps = tokens.reshape(-1, side, side, tokens.shape[-1]).permute(0, 3, 1, 2)
+        return self.deconvolution(maps).unflatten(0, (-1, 3))
+
+
+class _TruncatedExp(torch.autograd.Function):
+    """exp whose input is held below 15, and whose gradient is that of the held value: nothing overflows, nothing dies."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        result = x.clamp(max=15).exp()
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (result,) = ctx.saved_tensors
+        return gradient * result
+
+
+DENSITY: dict[str, Callable[[Tensor], Tensor]] = {"exp": _TruncatedExp.apply, "softplus": F.softplus}
+ACTIVATION: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
+
+
+class TriplaneField(nn.Module):
+    """Density and colour at points, from planes."""
+
+    def __init__(self, config: FieldConfig, triplane: TriplaneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.axes = triplane.axes
+        inputs = 3 * triplane.channels
+        if config.heads == "joint":
+            self.joint = _mlp(inputs, config.width, config.density_layers, 4, config.activation)
+        else:
+            self.density_head = _mlp(inputs, config.width, config.density_layers, 1, config.activation)
+            self.colour_head = _mlp(inputs, config.width, config.colour_layers, 3, config.activation)
+
+    @property
+    def region(self) -> Literal["ball", "box"]:
+        """Where there is a field."""
+        return self.config.region
+
+    def forward(self, planes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """planes (B, 3, C, R, R), points (B, N, 3) -> density (B, N) in 1 / object unit, colour (B, N, 3) sRGB."""
+        density, colour = self.evaluate(self.project(planes), points.flatten(0, 1), _owners(points))
+        return density.view(points.shape[:2]), colour.view(points.shape)
+
+    def density(self, planes: Tensor, points: Tensor) -> Tensor:
+        """planes (B, 3, C, R, R), points (B, N, 3) -> density (B, N). Colour is not computed."""
+        table = self.project(planes, density_only=True)
+        return self.evaluate_density(table, points.flatten(0, 1), _owners(points)).view(points.shape[:2])
+
+    def project(self, planes: Tensor, density_only: bool = False) -> Table:
+        """The planes with the heads' first layer applied to every texel."""
+        planes = planes.to(torch.promote_types(planes.dtype, torch.float32))
+        b, _, c, r, _ = planes.shape
+        firsts = [head[0] for head in self._heads(density_only)]
+        weight = torch.cat([first.weight for first in firsts]).to(planes.dtype)
+        # One matrix product a plane: (B, R², C) @ (C, H).
+        texels = torch.einsum("bpct,hpc->bpth", planes.reshape(b, 3, c, r * r), weight.view(-1, 3, c))
+        return Table(texels.reshape(b * 3 * r * r, -1), r)
+
+    def evaluate(self, table: Table, points: Tensor, owners: Tensor | int) -> tuple[Tensor, Tensor]:
+        """Points (M, 3) of objects `owners` (M,) of the table's batch -> density (M,), colour (M, 3)."""
+        hidden = self._first_layer(table, points, owners, density_only=False)
+        if self.config.heads == "joint":
+            raw = self.joint[1:](hidden)
+            raw_density, raw_colour = raw[:, 0], raw[:, 1:]
+        else:
+            width = self.config.width
+            raw_density = self.density_head[1:](hidden[:, :width])[:, 0]
+            raw_colour = self.colour_head[1:](hidden[:, width:])
+        margin = self.config.colour_margin
+        return self._density(raw_density, points), raw_colour.sigmoid() * (1 + 2 * margin) - margin
+
+    def evaluate_density(self, table: Table, points: Tensor, owners: Tensor | int) -> Tensor:
+        """As `evaluate`, for a table projected with `density_only`."""
+        hidden = self._first_layer(table, points, owners, density_only=True)
+        return self._density(self._heads(True)[0][1:](hidden)[:, 0], points)
+
+    def _heads(self, density_only: bool) -> list[nn.Sequential]:
+        if self.config.heads == "joint":
+            return [self.joint]
+        return [self.density_head] if density_only else [self.density_head, self.colour_head]
+
+    def _first_layer(self, table: Table, points: Tensor, owners: Tensor | int, density_only: bool) -> Tensor:
+        rows, weights = corners(points, table.resolution, owners, self.axes)
+        bias = torch.cat([head[0].bias for head in self._heads(density_only)])
+        return gather(table.rows, rows, weights) + bias
+
+    def _density(self, raw: Tensor, points: Tensor) -> Tensor:
+        density = DENSITY[self.config.density](raw + self.config.density_bias)
+        reach = points.square().sum(-1) if self.region == "ball" else points.abs().amax(-1)
+        # A ray's first and last points lie on the border but for rounding.
+        return density * (reach <= 1 + 1e-5)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Planes as rows to gather from."""
+
+    rows: Tensor
+    """(B · 3 · R², H): object by object, plane by plane, row by row."""
+    resolution: int
+    """R."""
+
+
+def _owners(points: Tensor) -> Tensor:
+    """(B, N, 3) -> (B · N,): the object that each point belongs to."""
+    return torch.arange(len(points), device=points.device).repeat_interleave(points.shape[1])
+
+
+def _mlp(inputs: int, width: int, hidden: int, outputs: int, activation: str) -> nn.Sequential:
+    """`hidden` layers of `width`, an activation behind each, and a linear layer to `outputs`."""
+    sizes = [inputs] + [width] * hidden
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), ACTIVATION[activation]()]
+    return nn.Sequential(*layers, nn.Linear(width, outputs))
+
+
+def corners(points: Tensor, resolution: int, owners: Tensor | int, axes: Axes) -> tuple[Tensor, Tensor]:
+    """Points (M, 3) -> table rows (M, 12) int64 and bilinear weights (M, 12) of the four texels around them on each plane.
+
+    Texel i's centre lies at -1 + (2i + 1) / R (grid_sample's align_corners=False); beyond the planes there are zeros.
+    """
+    uv = points[:, [axis for plane in axes for axis in plane]].view(-1, 3, 2)
+    texel = (uv + 1) * (resolution / 2) - 0.5
+    low = texel.floor()
+    high_weight = texel - low
+    # (M, 3 planes, 2 axes, 2 neighbours)
+    index = torch.stack([low, low + 1], dim=-1)
+    weight = torch.stack([1 - high_weight, high_weight], dim=-1)
+    weight = weight * ((index >= 0) & (index < resolution))
+    index = index.clamp(0, resolution - 1).long()
+    plane = torch.arange(3, device=points.device) + (3 * owners if isinstance(owners, int) else 3 * owners[:, None])
+    column, row = index.unbind(dim=2)
+    rows = (plane[..., None, None] * resolution + row[..., :, None]) * resolution + column[..., None, :]
+    weight_column, weight_row = weight.unbind(dim=2)
+    return rows.reshape(-1, 12), (weight_row[..., :, None] * weight_column[..., None, :]).reshape(-1, 12)
+
+
+def gather(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """table (T, H), rows (M, K) int64, weights (M, K) -> (M, H): row m is the weighted sum of K rows of the table."""
+    if weights.requires_grad:
+        return F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+    return _Gather.apply(table, rows, weights)
+
+
+class _Gather(torch.autograd.Function):
+    """`embedding_bag` whose backward is an `embedding_bag` too, over the transposed lists: on a CPU, half the time of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(rows, weights)
+        ctx.table_rows = len(table)
+        return F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        rows, weights = ctx.saved_tensors
+        # A short key sorts faster.
+        key = rows.reshape(-1).to(torch.int16 if ctx.table_rows < 2**15 else torch.int32)
+        counts = torch.bincount(rows.reshape(-1), minlength=ctx.table_rows)
+        order = key.argsort()
+        points = torch.div(order, rows.shape[1], rounding_mode="floor")
+        starts = counts.cumsum(0) - counts
+        by_row = weights.reshape(-1)[order]
+        result = F.embedding_bag(points, gradient.contiguous(), starts, per_sample_weights=by_row, mode="sum")
+        return result, None, None

@@ -1,0 +1,199 @@
+"""Volume rendering of a field (Max 1995, "Optical models for direct volume rendering": absorption and emission).
+
+A ray is cut to the field's region and divided into equal steps; each sample stands for its step. Samples outside the
+occupancy are dropped before the field sees them. Colour, opacity and depth of a ray are sums over its samples of
+w = T (1 - exp(-σ δ)), T being the light that reaches the sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from turntable import cameras
+
+
+class Field(Protocol):
+    """What can be rendered. `TriplaneField` is one."""
+
+    @property
+    def region(self) -> Literal["ball", "box"]:
+        """Where density can be above 0: the unit ball or [-1, 1]³."""
+
+    def project(self, planes: Tensor) -> Any:
+        """Whatever of the planes is computed once for all points."""
+
+    def evaluate(self, table: Any, points: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
+        """Points (M, 3) of objects (M,) -> density (M,) in 1 / object unit, colour (M, 3)."""
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """Where samples are worth evaluating, for instance a visual hull; everywhere else density counts as 0."""
+
+    grid: Tensor
+    """(B, n, n, n) bool, indexed [x, y, z] in the grid's frame; voxel i covers [-1 + 2i/n, -1 + 2(i+1)/n]."""
+    grid_from_points: Tensor
+    """(B, 3, 3) rotation from the frame of the rays to the grid's."""
+
+    def contains(self, points: Tensor) -> Tensor:
+        """(B, N, 3) points in the frame of the rays -> (B, N) bool."""
+        in_grid = points @ self.grid_from_points.transpose(1, 2).to(points.dtype)
+        return self._lookup(in_grid)
+
+    def along(self, origins: Tensor, directions: Tensor, distances: Tensor) -> Tensor:
+        """Rays (B, R, 3) and distances (B, R, S) -> (B, R, S) bool. Turning rays is cheaper than turning samples."""
+        turn = self.grid_from_points.transpose(1, 2).to(origins.dtype)
+        points = torch.addcmul((origins @ turn)[:, :, None], distances[..., None], (directions @ turn)[:, :, None])
+        return self._lookup(points.flatten(1, 2)).view(distances.shape)
+
+    def _lookup(self, points: Tensor) -> Tensor:
+        n = self.grid.shape[-1]
+        index = ((points + 1) * (n / 2)).long().clamp_(0, n - 1)
+        flat = (index[..., 0] * n + index[..., 1]) * n + index[..., 2]
+        return self.grid.flatten(1).gather(1, flat)
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What rays see."""
+
+    colour: Tensor
+    """(B, R, 3) over the background."""
+    opacity: Tensor
+    """(B, R) in [0, 1]."""
+    depth: Tensor
+    """(B, R) mean distance along the ray of what it sees, in object units; 0 where it sees nothing. Not planar depth."""
+
+
+def render(
+    field: Field,
+    planes: Tensor,
+    origins: Tensor,
+    directions: Tensor,
+    samples: int,
+    background: float = 1.0,
+    occupancy: Occupancy | None = None,
+    generator: torch.Generator | None = None,
+) -> Rendering:
+    """Renders rays of B objects; the views of an object are flattened into its rays.
+
+    planes (B, …); origins and unit directions (B, R, 3). `generator` jitters each sample within its step; without one the
+    samples are the steps' middles. Computes in float32 (float64 where the rays are) under autocast too.
+    """
+    with torch.autocast(origins.device.type, enabled=False):
+        return _render(field, planes, origins, directions, samples, background, occupancy, generator)
+
+
+def _render(
+    field: Field,
+    planes: Tensor,
+    origins: Tensor,
+    directions: Tensor,
+    samples: int,
+    background: float,
+    occupancy: Occupancy | None,
+    generator: torch.Generator | None,
+) -> Rendering:
+    b, r, _ = origins.shape
+    distances, steps = sample_distances(origins, directions, samples, field.region, generator)
+    kept = (steps > 0)[..., None].expand_as(distances)
+    if occupancy is not None:
+        kept = kept & occupancy.along(origins, directions, distances)
+    # The one place where the host waits: how many samples are left.
+    index = kept.reshape(-1).nonzero()[:, 0]
+    ray = torch.div(index, samples, rounding_mode="floor")
+    flat_distances, flat_steps = distances.view(-1), steps.view(-1)
+    points = torch.addcmul(origins.reshape(-1, 3)[ray], flat_distances[index, None], directions.reshape(-1, 3)[ray])
+    density, colour = field.evaluate(field.project(planes), points, torch.div(ray, r, rounding_mode="floor"))
+    thickness = density.new_zeros(b * r * samples).index_put((index,), density * flat_steps[ray])
+    weights = sample_weights(thickness.view(b * r, samples))
+    opacity = weights.sum(dim=1)
+    seen = (weights * distances.view(b * r, samples)).sum(dim=1)
+    light = colour.new_zeros(b * r, 3).index_add(0, ray, weights.view(-1)[index, None] * colour)
+    return Rendering(
+        colour=(light + background * (1 - opacity)[:, None]).view(b, r, 3),
+        opacity=opacity.view(b, r),
+        depth=(seen / opacity.clamp(min=1e-6)).view(b, r),
+    )
+
+
+def sample_weights(thickness: Tensor) -> Tensor:
+    """Optical thickness σ δ of the samples (R, S), near to far -> weights (R, S): light that arrives times what is absorbed."""
+    before = thickness.cumsum(dim=1) - thickness
+    return torch.exp(-before) * -torch.expm1(-thickness)
+
+
+def sample_distances(
+    origins: Tensor, directions: Tensor, samples: int, region: str, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Rays (..., 3) -> distances (..., samples) of the samples and the length (...) of a step; 0 for a ray that misses."""
+    near, far = clip(origins, directions, region)
+    steps = (far - near) / samples
+    shape = (*steps.shape, samples)
+    offsets = torch.arange(samples, device=origins.device, dtype=origins.dtype)
+    if generator is None:
+        offsets = (offsets + 0.5).expand(shape)
+    else:
+        jitter = torch.rand(shape, generator=generator, device=generator.device, dtype=origins.dtype)
+        offsets = offsets + jitter.to(origins.device)
+    return torch.addcmul(near[..., None], offsets, steps[..., None]), steps
+
+
+def clip(origins: Tensor, directions: Tensor, region: str) -> tuple[Tensor, Tensor]:
+    """Rays (..., 3) with unit directions -> distances (...) at which they enter and leave the region; equal when they miss."""
+    if region == "ball":
+        middle = -(origins * directions).sum(-1)
+        nearest = origins + middle[..., None] * directions
+        half = (1 - nearest.square().sum(-1)).clamp(min=0).sqrt()
+        near, far = middle - half, middle + half
+    else:
+        # Kay and Kajiya 1986, slabs. A ray parallel to a wall divides by 0 and gets ±inf, as it should.
+        inverse = 1 / torch.where(directions == 0, directions.new_tensor(1e-20), directions)
+        walls = torch.stack([(-1 - origins) * inverse, (1 - origins) * inverse])
+        near, far = walls.amin(0).amax(-1), walls.amax(0).amin(-1)
+    near = near.clamp(min=0)
+    return near, torch.maximum(far, near)
+
+
+@torch.no_grad()
+def render_view(
+    field: Field,
+    planes: Tensor,
+    world_from_camera: np.ndarray | Tensor,
+    intrinsics: np.ndarray | Tensor,
+    size: int,
+    samples: int,
+    chunk: int = 8192,
+    background: float = 1.0,
+    occupancy: Occupancy | None = None,
+) -> Rendering:
+    """One picture of one object, without gradients: planes (1, …), camera (3, 4) and (4,) -> fields of shape (size, size, …).
+
+    `chunk` is the number of rays at a time. `planar_depth` turns the depth into the convention of shards.
+    """
+    like = {"dtype": torch.float32, "device": planes.device}
+    uv = torch.as_tensor(cameras.pixel_centres(size, size).reshape(-1, 2), **like)
+    pose, lens = torch.as_tensor(world_from_camera, **like), torch.as_tensor(intrinsics, **like)
+    origins, directions = cameras.rays(uv, pose, lens)
+    parts = [
+        render(field, planes, o[None], d[None], samples, background, occupancy)
+        for o, d in zip(origins.split(chunk), directions.split(chunk), strict=True)
+    ]
+    return Rendering(
+        colour=torch.cat([part.colour[0] for part in parts]).view(size, size, 3),
+        opacity=torch.cat([part.opacity[0] for part in parts]).view(size, size),
+        depth=torch.cat([part.depth[0] for part in parts]).view(size, size),
+    )
+
+
+def planar_depth(distance: Tensor, intrinsics: np.ndarray | Tensor) -> Tensor:
+    """(H, W) distance along the rays of a camera's pixels -> (H, W) planar depth."""
+    height, width = distance.shape
+    uv = torch.as_tensor(cameras.pixel_centres(width, height), dtype=distance.dtype, device=distance.device)
+    lens = torch.as_tensor(intrinsics, dtype=distance.dtype, device=distance.device)
+    return distance / cameras.camera_directions(uv, lens).norm(dim=-1)
