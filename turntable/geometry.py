@@ -200,3 +200,35 @@ def surface_distance(
     agreement_a = np.abs((normals_a * normals_b[nearest_b]).sum(axis=1)).mean()
     agreement_b = np.abs((normals_b * normals_a[nearest_a]).sum(axis=1)).mean()
     return SurfaceDistance(float((a_to_b.mean() + b_to_a.mean()) / 2), f_score, float((agreement_a + agreement_b) / 2))
+
+
+def align_upright(points: np.ndarray, target: np.ndarray, yaw_steps: int = 24, iterations: int = 20) -> np.ndarray:
+    """(3, 4) similarity target_from_points: rotation about the up axis by search, then rotation, scale and shift by ICP.
+
+    points and target: (N, 3) and (M, 3) surface samples; a few thousand are enough.
+    """
+    tree = cKDTree(target)
+    centred = points - points.mean(axis=0)
+    scale = np.sqrt((target - target.mean(axis=0)).var() / max(centred.var(), 1e-12))
+    candidates = []
+    for angle in np.arange(yaw_steps) * (2 * np.pi / yaw_steps):
+        c, s = np.cos(angle), np.sin(angle)
+        rotation = scale * np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+        shift = target.mean(axis=0) - rotation @ points.mean(axis=0)
+        candidates.append(np.concatenate([rotation, shift[:, None]], axis=1))
+    best = min(candidates, key=lambda similarity: tree.query(cameras.transform(similarity, points))[0].mean())
+    for _ in range(iterations):
+        nearest = target[tree.query(cameras.transform(best, points))[1]]
+        best = _umeyama(points, nearest)
+    return best
+
+
+def _umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(3, 4) least-squares similarity between paired points (N, 3). Umeyama 1991."""
+    mean_source, mean_target = source.mean(axis=0), target.mean(axis=0)
+    a, b = source - mean_source, target - mean_target
+    u, singular, vt = np.linalg.svd(b.T @ a / len(a))
+    sign = np.array([1, 1, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
+    scale = (singular * sign).sum() / max((a**2).sum() / len(a), 1e-12)
+    rotation = scale * (u * sign) @ vt
+    return np.concatenate([rotation, (mean_target - rotation @ mean_source)[:, None]], axis=1)
