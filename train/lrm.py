@@ -1,0 +1,277 @@
+"""`python -m train.lrm --shards shards/ --model tiny --out runs/x`: trains an LRM on shards."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from datasets.objaverse import read_uids
+from datasets.samples import SampleConfig, ShardSamples
+from datasets.shards import ShardSet
+from model.checkpoints import FILE_NAME
+from model.lrm import LRM, SIZES, LRMConfig
+from train import checkpoints, lpips
+from train.curves import draw_curves
+from train.evaluate import EvaluateConfig, evaluate
+from train.loop import Schedule, Trainer, adamw
+from train.losses import LossWeights, RenderSettings
+from turntable import config as command_line
+from turntable.errors import EXIT_OK, UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What suits a size of the model when the command line does not say otherwise."""
+
+    learning_rate: float
+    warmup_steps: int
+    batch: int
+    """Objects a step."""
+    views: int
+    """Supervised views an object."""
+    rays: int
+    """Supervised rays a view."""
+    samples: int
+    """Samples a ray."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    minutes: float | None = None
+
+
+# `tiny` is for a CPU and minutes: a high rate and short warm-up. The others follow Hong et al. 2024 (LRM), table of
+# training details: 4e-4, 3,000 warm-up steps, input view and three side views, regions of 128².
+_PAPER = Recipe(learning_rate=4e-4, warmup_steps=3000, batch=8, views=4, rays=4096, samples=96)
+RECIPES: dict[str, Recipe] = {
+    "tiny": Recipe(learning_rate=4e-3, warmup_steps=100, batch=1, views=4, rays=512, samples=48),
+    "small": _PAPER,
+    "base": _PAPER,
+    "large": Recipe(learning_rate=4e-4, warmup_steps=3000, batch=8, views=4, rays=4096, samples=128),
+    "paper": Recipe(learning_rate=4e-4, warmup_steps=3000, batch=8, views=4, rays=16384, samples=128),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Trains an LRM on shards. Fields left out take the model size's recipe."""
+
+    shards: Path
+    """A folder of shards, or one shard."""
+    out: Path
+    """The run's folder: checkpoints, curves, pictures, configuration."""
+    model: Literal["tiny", "small", "base", "large", "paper"] = "tiny"
+    """Size of the model; `tiny` trains on a CPU."""
+    uids: Path | None = None
+    """Train on these objects only: a file with a uid a line."""
+    steps: int | None = None
+    """Optimiser steps."""
+    minutes: float | None = None
+    """Minutes of training; with --steps, whichever ends first."""
+    resume: bool = False
+    """Continue the run in --out from its newest checkpoint."""
+    overfit: int = 0
+    """Check the set-up on the first N objects: one input view, then a report on training views and held-out views."""
+    input_view: int | None = None
+    """Always this view as input; left out: a random one a sample (0 with --overfit)."""
+    held_out_views: int = 0
+    """The last N views of every object are neither input nor supervised."""
+    learning_rate: float | None = None
+    """Peak learning rate."""
+    batch: int | None = None
+    """Objects a step."""
+    views: int | None = None
+    """Supervised views an object."""
+    rays: int | None = None
+    """Supervised rays a view."""
+    samples: int | None = None
+    """Samples a ray."""
+    render_size: int = 128
+    """Side in pixels of the pictures that rays are taken from."""
+    weights: LossWeights = field(default_factory=LossWeights)
+    """The loss's terms."""
+    lpips_weights: Path | None = None
+    """Folder with LPIPS's weights (default: torch.hub's checkpoint cache); read only when --lpips is above 0."""
+    encoder_weights: str | None = None
+    """Pre-trained ViT for the encoder: a folder or a hub name (facebook/dino-vitb16 …); left out: from scratch."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 on a GPU that has it, float32 elsewhere."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is one."""
+    workers: int = 0
+    """Loader processes; 0 loads in the training process."""
+    save_minutes: float = 5.0
+    """Minutes between checkpoints."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    seed: int = 0
+    """Initial weights, data order, rays."""
+
+    def __post_init__(self) -> None:
+        for name in ("overfit", "held_out_views", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.save_minutes <= 0 or self.clip <= 0:
+            raise ValueError(f"save_minutes and clip must be positive, got {self.save_minutes} and {self.clip}")
+
+
+FREE_ON_RESUME = {"resume", "steps", "minutes", "workers", "save_minutes", "device", "shards"}
+"""Fields that a continued run may change."""
+
+
+def choose(config: TrainConfig, name: str) -> Any:
+    """A field of the command line, or the model size's recipe where it was left out."""
+    given = getattr(config, name)
+    return getattr(RECIPES[config.model], name) if given is None else given
+
+
+def choose_device(device: str, precision: str) -> tuple[torch.device, bool]:
+    """The device, and whether planes are computed in bfloat16. Asking for what is not there is a UserError."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device here; use --device cpu or leave it out")
+    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    able = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
+    if precision == "bfloat16" and chosen.type == "cuda" and not able:
+        raise UserError("--precision bfloat16: this GPU has no bfloat16; use --precision float32")
+    return chosen, precision == "bfloat16" or (precision == "auto" and able)
+
+
+def chosen_objects(shards: ShardSet, config: TrainConfig) -> list[int]:
+    """Indices of the objects to train on. An unknown uid or nothing left is a UserError."""
+    indices = list(range(len(shards)))
+    if config.uids:
+        place = {uid: i for i, uid in enumerate(shards.uids)}
+        wanted = read_uids(config.uids)
+        unknown = [uid for uid in wanted if uid not in place]
+        if unknown:
+            raise UserError(f"{config.uids}: {len(unknown)} uids are not in {config.shards}, the first is {unknown[0]}")
+        indices = [place[uid] for uid in wanted]
+    if config.overfit:
+        indices = indices[: config.overfit]
+    if not indices:
+        raise UserError(f"{config.shards}: no object to train on; preprocess captures into it first")
+    return indices
+
+
+def sample_config(config: TrainConfig, shards: ShardSet, indices: list[int]) -> SampleConfig:
+    """How samples are drawn, from the command line and the model's size."""
+    views = min(shards.view_count(i) for i in indices)
+    if config.held_out_views >= views:
+        raise UserError(
+            f"--held-out-views {config.held_out_views}: an object of {config.shards} has only {views} views; hold out fewer"
+        )
+    model = SIZES[config.model]
+    return SampleConfig(
+        input_size=model.encoder.image_size,
+        fill=model.fill,
+        views=choose(config, "views"),
+        rays=choose(config, "rays"),
+        render_size=config.render_size,
+        input_view=0 if config.overfit and config.input_view is None else config.input_view,
+        held_out_views=config.held_out_views,
+        region_share=1.0 if config.weights.lpips else 0.5,
+        seed=config.seed,
+    )
+
+
+def camera_defaults(shards: ShardSet, indices: list[int], fill: float) -> dict[str, Any]:
+    """Median distance and framed focal length of the training cameras: what `model.reconstruct` assumes of a photo."""
+    distances, focals = [], []
+    for index in indices[:200]:
+        poses, intrinsics = shards.cameras(index)
+        boxes = shards.matte_boxes(index)
+        distances += np.linalg.norm(poses[:, :, 3], axis=1).tolist()
+        longer = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+        # Framing cuts a square in which the box's longer side fills `fill`: the focal length grows by the same factor.
+        focals += (intrinsics[longer > 0, 0] * fill / longer[longer > 0]).tolist()
+    return {"camera_distance": float(np.median(distances)), "camera_focal": float(np.median(focals))}
+
+
+def model_config(config: TrainConfig) -> LRMConfig:
+    """The size of the command line, with the encoder's weights where they were asked for."""
+    size = SIZES[config.model]
+    return replace(size, encoder=replace(size.encoder, weights=config.encoder_weights))
+
+
+def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int]) -> Trainer:
+    """Model, data and optimiser of a run, nothing trained yet."""
+    device, bf16 = choose_device(config.device, config.precision)
+    with torch.random.fork_rng():  # torch initialises from its global generator; ours leaves it as it was
+        torch.manual_seed(config.seed)
+        lrm = LRM(model_config(config)).to(device)
+    recipe, samples = RECIPES[config.model], sample_config(config, shards, indices)
+    schedule = _schedule(config)
+    licences = sorted({str(shards.record(i).get("licence", "unknown")) for i in indices})
+    return Trainer(
+        lrm=lrm,
+        samples=ShardSamples(shards, samples, indices),
+        out=config.out,
+        schedule=schedule,
+        weights=config.weights,
+        settings=RenderSettings(samples=choose(config, "samples"), bf16=bf16),
+        batch=choose(config, "batch"),
+        seed=config.seed,
+        device=device,
+        optimiser=adamw(lrm, schedule.learning_rate, recipe.weight_decay, recipe.betas),
+        workers=config.workers,
+        save_minutes=config.save_minutes,
+        clip=config.clip,
+        extra={
+            "training_objects": len(indices),
+            "licences": licences,
+            "held_out_views": config.held_out_views,
+            **camera_defaults(shards, indices, samples.fill),
+        },
+        lpips=lpips.load(config.lpips_weights).to(device) if config.weights.lpips else None,
+        region_side=int(samples.rays**0.5),
+    )
+
+
+def _schedule(config: TrainConfig) -> Schedule:
+    recipe = RECIPES[config.model]
+    steps, minutes = config.steps, config.minutes
+    if steps is None and minutes is None:
+        steps = 30_000 if config.model == "tiny" else 300_000
+    return Schedule(config.learning_rate or recipe.learning_rate, recipe.warmup_steps, steps, minutes)
+
+
+def main() -> int:
+    config = command_line.parse(TrainConfig, "Train an LRM on shards.")
+    begun = bool(checkpoints.finished(config.out))
+    if begun and not config.resume:
+        raise UserError(f"{config.out} already holds a run; continue it with --resume or choose another --out")
+    command_line.claim_folder(config.out, config, FREE_ON_RESUME)
+    shards = ShardSet(config.shards)
+    indices = chosen_objects(shards, config)
+    trainer = build_trainer(config, shards, indices)
+    progress = checkpoints.Progress()
+    if config.resume:
+        progress = checkpoints.resume(config.out, trainer.lrm, trainer.optimiser)
+    parameters = sum(p.numel() for p in trainer.lrm.parameters())
+    log.info("%s: %.1f M parameters, %d objects, on %s", config.model, parameters / 1e6, len(indices), trainer.device)
+    progress = trainer.run(progress)
+    draw_curves(config.out)
+    rate = progress.step / max(progress.seconds, 1e-9)
+    log.info(
+        "%d steps in %.1f min (%.1f a second), %d skipped", progress.step, progress.seconds / 60, rate, progress.skipped
+    )
+    log.info("model: %s; curves: %s", config.out / FILE_NAME, config.out / "curves.png")
+    if config.overfit:
+        report_overfit(config, [shards.uids[i] for i in indices])
+    return EXIT_OK
+
+
+def report_overfit(config: TrainConfig, uids: list[str]) -> None:
+    """Evaluates an --overfit run on its own objects and prints training views beside held-out views."""
+    uid_file = config.out / "overfit-uids.txt"
+    uid_file.write_text("\n".join(uids) + "\n")
+    evaluate(EvaluateConfig(config.out, config.shards, config.out / "evaluation", uids=uid_file, baselines=False))
+
+
+if __name__ == "__main__":
+    command_line.run(main)
