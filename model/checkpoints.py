@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,6 @@ class CheckpointError(UserError):
 
 def save_model(path: Path, lrm: LRM, extra: dict[str, Any]) -> None:
     """Writes the network to `path` (.safetensors), complete or not at all. `extra` is JSON: step, licences, typical camera …"""
-    from safetensors.torch import save_file
-
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
@@ -38,8 +37,23 @@ def save_model(path: Path, lrm: LRM, extra: dict[str, Any]) -> None:
         "extra": json.dumps(extra),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in lrm.state_dict().items()}
+    write_tensors(path, tensors, metadata)
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file, complete or not at all. A full disk is an OSError, as from any other writer."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            # The library reports what the system said in words only.
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), str(error), str(path)) from error
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> LRM:

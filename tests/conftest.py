@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,15 @@ def shared() -> Path:
     if not (folder / "objaverse" / "object-paths.json.gz").exists():
         pytest.skip("needs ../shared with its real models, which is not here")
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 48 MiB that can really be filled; skips where mounting one is not allowed."""
+    folder = tmp_path / "small-disk"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"needs a mounted tmpfs to fill ({mount.stderr.strip() or 'mount failed'})")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

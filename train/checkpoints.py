@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from model.checkpoints import FILE_NAME, CheckpointError, load_model, save_model
+from model.checkpoints import FILE_NAME, CheckpointError, load_model, save_model, write_tensors
 from model.lrm import LRM
 from turntable.files import atomic_path, disk_errors, read_json, write_json
 
@@ -51,7 +51,7 @@ def save(run: Path, lrm: LRM, optimiser: torch.optim.Optimizer, progress: Progre
         with disk_errors(folder):
             temporary.mkdir(parents=True)
             save_model(temporary / FILE_NAME, lrm, extra)
-            save_file(_moments(lrm, optimiser), temporary / "optimiser.safetensors")
+            write_tensors(temporary / "optimiser.safetensors", _moments(lrm, optimiser))
             write_json(temporary / "state.json", asdict(progress))
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)

@@ -100,9 +100,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "objects": objects,
     }
     write_json(config.out / "metrics.json", _without_nan(result))
-    write_text(config.out / "table.txt", table(result["summary"]) + "\n")
+    write_text(config.out / "table.txt", table(summarised) + "\n")
     write_page(config.out / "report.html", result, pictures)
-    print(table(result["summary"]))
+    print(table(summarised))
     print(f"\n{len(objects)} objects. {metrics.PROTOCOL}\nreport: {config.out / 'report.html'}")
     return result
 

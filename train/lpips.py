@@ -28,6 +28,9 @@ _DEVIATION = (0.458, 0.448, 0.450)
 class LPIPS(nn.Module):
     """Perceptual distance between two pictures; 0 for equal ones. All parameters are frozen."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         stages: list[nn.Module] = []
