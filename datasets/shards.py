@@ -136,6 +136,7 @@ class _Tables:
     """What is read when a shard is opened."""
 
     content: mmap.mmap
+    sha256: str
     configuration: dict[str, Any]
     view_offsets: np.ndarray
     world_from_camera: np.ndarray
@@ -170,6 +171,11 @@ class ShardReader:
     def configuration(self) -> dict[str, Any]:
         """The settings that wrote the shard."""
         return self._tables.configuration
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal hash of the content, as the file states it; `datasets.verify` compares the two."""
+        return self._tables.sha256
 
     @property
     def layout(self) -> list[tuple[str, int]]:
@@ -293,11 +299,11 @@ class ShardReader:
 
 
 def _open(path: Path) -> _Tables:
-    content = _mapped(path)
-    check_header(path, content)
+    content = mapped(path)
+    digest = check_header(path, content)
     try:
         with h5py.File(path, "r") as file:
-            return _read_tables(path, file, content)
+            return _read_tables(path, file, content, digest)
     except ShardError:
         raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -306,7 +312,8 @@ def _open(path: Path) -> _Tables:
         ) from error
 
 
-def _mapped(path: Path) -> mmap.mmap:
+def mapped(path: Path) -> mmap.mmap:
+    """A shard's whole file as a read-only memory map."""
     try:
         with path.open("rb") as handle:
             if os.fstat(handle.fileno()).st_size == 0:
@@ -341,7 +348,7 @@ def check_header(path: Path, content: mmap.mmap) -> str:
     return digest
 
 
-def _read_tables(path: Path, file: h5py.File, content: mmap.mmap) -> _Tables:
+def _read_tables(path: Path, file: h5py.File, content: mmap.mmap, digest: str) -> _Tables:
     if (file.attrs["format"], int(file.attrs["format_version"])) != (FORMAT, FORMAT_VERSION):
         raise ShardError(f"{path}: calls itself {file.attrs['format']} {file.attrs['format_version']}")
     if (file.attrs["convention"], file.attrs["colour"]) != (CONVENTION, COLOUR):
@@ -356,6 +363,7 @@ def _read_tables(path: Path, file: h5py.File, content: mmap.mmap) -> _Tables:
     }
     tables = _Tables(
         content,
+        digest,
         json.loads(file.attrs["configuration"]),
         _table(path, file["objects/view_offsets"]),
         _table(path, file["views/world_from_camera"]),

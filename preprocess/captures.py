@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from datasets import index
 from datasets.captures import CaptureError, CaptureReader, capture_paths
 from datasets.shard_writer import ShardObject, ShardWriter
 from datasets.shards import ShardSet, encode_rgba, shard_paths
@@ -198,6 +199,8 @@ def preprocess(config: PreprocessConfig) -> Summary:
         summary = Summary(skipped=len(paths) - len(missing))
         if missing:
             _fill(config, missing, summary)
+        if shard_paths(config.out) and not index.is_current(config.out):
+            index.write_index(config.out)
         return summary
 
 

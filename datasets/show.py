@@ -1,0 +1,162 @@
+"""`python -m datasets.show PATH --out sheet.png`: a contact sheet of captures or shards, a row an object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import tyro
+
+from datasets.captures import CaptureReader, decode_normal
+from datasets.contents import contents
+from datasets.shards import ShardSet
+from turntable import config as command_line
+from turntable import framing, report
+from turntable.errors import EXIT_OK, UserError
+from turntable.files import write_bytes
+
+
+@dataclass(frozen=True)
+class ShowConfig:
+    """Draws a contact sheet: a row an object, some of its views, then depth and normals of the first."""
+
+    path: tyro.conf.Positional[Path]
+    """A capture, a folder of captures, a shard or a folder of shards."""
+    out: Path
+    """The picture to write: .png, .webp or .jpg."""
+    objects: int = 40
+    """Rows; of more objects, as many evenly spaced ones are shown."""
+    views: int = 6
+    """Views an object, evenly spaced."""
+    size: int = 160
+    """Side of a picture, pixels."""
+
+    def __post_init__(self) -> None:
+        if min(self.objects, self.views, self.size) < 1:
+            raise ValueError(
+                f"objects, views and size must be at least 1, got {self.objects}, {self.views}, {self.size}"
+            )
+        if self.out.suffix not in (".png", ".webp", ".jpg"):
+            raise ValueError(f"--out must end in .png, .webp or .jpg, got {self.out}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One object's pictures, in captures and shards alike."""
+
+    uid: str
+    record: dict[str, Any]
+    views: int
+    rgba: Callable[[int], np.ndarray]
+    """View -> (S, S, 4) uint8."""
+    depth: Callable[[int], np.ndarray] | None
+    """View -> (S, S) object units, 0 where nothing is hit; None without such a pass."""
+    normal: Callable[[int], np.ndarray] | None
+    """View -> (S, S, 3) unit normals in the world frame, 0 where nothing is hit."""
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """`wanted` of `count` numbers, evenly spaced, the first always; all of them where there are fewer."""
+    return sorted({i * count // wanted for i in range(wanted)}) if count > wanted else list(range(count))
+
+
+def contact_sheet(config: ShowConfig) -> np.ndarray:
+    """The sheet of `config.path` as an (H, W, 3) uint8 picture."""
+    kind, files = contents(config.path)
+    rows = _capture_rows(files, config) if kind == "captures" else _shard_rows(files, config)
+    pictures: list[np.ndarray] = []
+    captions: list[str] = []
+    columns = config.views + 2
+    for row in rows:
+        tiles = _tiles(row, config)
+        tiles += [("", np.full((config.size, config.size, 3), 255, np.uint8))] * (columns - len(tiles))
+        captions += [caption for caption, _ in tiles]
+        pictures += [picture for _, picture in tiles]
+    return report.contact_sheet(pictures, columns, captions)
+
+
+def _capture_rows(files: list[Path], config: ShowConfig) -> Iterator[Row]:
+    for number in evenly(len(files), config.objects):
+        with CaptureReader(files[number]) as capture:
+            asset = capture.record.get("asset")
+            yield Row(
+                capture.uid,
+                {**capture.record, **(asset if isinstance(asset, dict) else {})},
+                len(capture),
+                partial(capture.picture, "rgba"),
+                capture.depth if "depth" in capture.passes else None,
+                partial(_capture_normal, capture) if "normal" in capture.passes else None,
+            )
+
+
+def _capture_normal(capture: CaptureReader, view: int) -> np.ndarray:
+    return decode_normal(capture.picture("normal", view))
+
+
+def _shard_rows(files: list[Path], config: ShowConfig) -> Iterator[Row]:
+    shards = ShardSet(files)
+    for index in evenly(len(shards), config.objects):
+        reader, number = shards.place(index)
+        passes = {name for name, _ in reader.layout}
+        yield Row(
+            shards.uids[index],
+            reader.record(number),
+            reader.view_count(number),
+            partial(reader.picture, number, size=reader.stored_size(config.size)),
+            partial(reader.depth, number) if "depth" in passes else None,
+            partial(reader.normal, number) if "normal" in passes else None,
+        )
+
+
+def _tiles(row: Row, config: ShowConfig) -> list[tuple[str, np.ndarray]]:
+    """Captions and (size, size, 3) uint8 pictures of one row."""
+    views = evenly(row.views, config.views)
+    tiles = []
+    for view in views:
+        rgba = framing.resize(row.rgba(view), config.size, config.size)
+        tiles.append((f"view {view}", (framing.on_background(rgba) * 255).round().astype(np.uint8)))
+    name = row.record.get("lvis_class") or row.record.get("name") or ""
+    tiles[0] = (f"{row.uid[:8]} {name}", tiles[0][1])
+    if row.depth:
+        tiles.append((f"depth {views[0]}", _shrunk(_grey_depth(row.depth(views[0])), config.size)))
+    if row.normal:
+        tiles.append((f"normal {views[0]}", _shrunk(_coloured_normal(row.normal(views[0])), config.size)))
+    return tiles
+
+
+def _grey_depth(depth: np.ndarray) -> np.ndarray:
+    """(S, S) depth -> (S, S, 3) uint8: near is dark, far is light, nothing is white."""
+    hit = depth > 0
+    low, high = (depth[hit].min(), depth[hit].max()) if hit.any() else (0.0, 1.0)
+    grey = np.where(hit, 30 + 190 * (depth - low) / max(high - low, 1e-6), 255)
+    return np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
+
+
+def _coloured_normal(normal: np.ndarray) -> np.ndarray:
+    """(S, S, 3) unit normals -> (S, S, 3) uint8: x, y, z as red, green, blue, nothing is white."""
+    return np.where(normal.any(axis=-1, keepdims=True), (normal + 1) * 127.5, 255).astype(np.uint8)
+
+
+def _shrunk(picture: np.ndarray, size: int) -> np.ndarray:
+    return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def main() -> int:
+    config = command_line.parse(ShowConfig, "Draw a contact sheet of captures or shards.")
+    sheet = contact_sheet(config)
+    if max(sheet.shape[:2]) > 16383 and config.out.suffix == ".webp":
+        raise UserError(
+            f"--out {config.out}: {sheet.shape[0]} rows of pixels are more than WebP can hold; write a .png"
+        )
+    write_bytes(config.out, report.encode_picture(sheet, config.out.suffix))
+    print(f"{config.out}: {sheet.shape[1]}×{sheet.shape[0]} pixels")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,236 @@
+"""`python -m datasets.verify PATH`: checks every byte and every value of captures or shards.
+
+Of a shard: its hash, every table, every checksum. Of both: that every picture decodes and has the right size, that cameras
+are finite and rigid, that geometry lies in the field's box, that no uid occurs twice. Every damaged item is listed. Exit
+code 0: sound; 1: something is damaged; 2: there is nothing to check at that path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from datasets.captures import CaptureError, CaptureReader
+from datasets.contents import contents
+from datasets.shards import USER_BLOCK, ShardError, ShardReader, check_header, mapped, user_block
+from turntable import config as command_line
+from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK
+from turntable.geometry import Geometry
+
+RIGID_TOLERANCE = 1e-5
+"""Largest deviation of RᵀR from the identity. Cameras are stored in double precision; single precision keeps 1e-6."""
+BOX_TOLERANCE = 1e-3
+"""How far beyond the unit sphere a surface point may lie: half precision's step near 1 is 5e-4."""
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Checks captures or shards."""
+
+    path: tyro.conf.Positional[Path]
+    """A capture, a folder of captures, a shard or a folder of shards."""
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Objects checked at the same time."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One object's result."""
+
+    uid: str | None
+    """None: its record cannot be read."""
+    views: int
+    problems: list[str]
+    """A line a damaged item, beginning with its file."""
+
+
+@dataclass
+class Findings:
+    """What was checked, and what is wrong with it."""
+
+    objects: int = 0
+    views: int = 0
+    damage: list[str] = field(default_factory=list)
+    """A line a damaged item, beginning with its file."""
+    places: dict[str, Path] = field(default_factory=dict)
+    """uid -> the file that holds it."""
+
+    def add(self, path: Path, result: Checked) -> None:
+        """Takes up one object of the file `path`."""
+        self.objects += 1
+        self.views += result.views
+        self.damage += result.problems
+        if result.uid is None:
+            return
+        if result.uid in self.places:
+            self.damage.append(f"{path}: holds {result.uid}, as {self.places[result.uid]} does; remove one of them")
+        self.places.setdefault(result.uid, path)
+
+
+def verify(path: Path, threads: int = 1) -> Findings:
+    """Checks everything at `path`. Raises UserError when there are neither captures nor shards."""
+    kind, files = contents(path)
+    findings = Findings()
+    with ThreadPoolExecutor(threads) as pool:
+        if kind == "captures":
+            for file, result in zip(
+                files, _progress(pool.map(check_capture, files), len(files), "captures"), strict=True
+            ):
+                findings.add(file, result)
+        for file in files if kind == "shards" else []:
+            _verify_shard(file, pool, findings)
+    return findings
+
+
+def _progress(results: Iterable[Checked], total: int, name: str) -> Iterable[Checked]:
+    return tqdm(results, total=total, unit="object", desc=name)
+
+
+def _verify_shard(path: Path, pool: ThreadPoolExecutor, findings: Findings) -> None:
+    problems = check_hash(path)
+    try:
+        reader = ShardReader(path)
+        results = pool.map(partial(check_object, reader), range(len(reader)))
+    except ShardError as error:
+        findings.damage += problems or [str(error)]
+        return
+    findings.damage += problems
+    for result in _progress(results, len(reader), path.name):
+        findings.add(path, result)
+
+
+def check_hash(path: Path) -> list[str]:
+    """Compares a shard's user block and hash with its content."""
+    try:
+        content = mapped(path)
+        stated = check_header(path, content)
+    except ShardError as error:
+        return [str(error)]
+    digest = hashlib.sha256()
+    for start in range(USER_BLOCK, len(content), 1 << 22):
+        digest.update(content[start : start + (1 << 22)])
+    if content[:USER_BLOCK] == user_block(len(content), digest.hexdigest()):
+        return []
+    found = "the user block is damaged" if stated == digest.hexdigest() else "its content does not fit its SHA-256"
+    return [f"{path}: {found}; restore the shard, or delete it and preprocess again"]
+
+
+def check_object(reader: ShardReader, number: int) -> Checked:
+    """Checks one object of a shard."""
+    where = f"{reader.path}: object {number}"
+    views = reader.view_count(number)
+    problems = _tried(where, lambda: [] if "uid" in reader.record(number) else ["its record names no uid"])
+    uid = None if problems else str(reader.record(number)["uid"])
+    problems += _tried(where, lambda: camera_problems(*reader.cameras(number)))
+    problems += _tried(where, lambda: box_problems(reader.matte_boxes(number)))
+    for view in range(views):
+        for name, size in reader.layout:
+            problems += _tried(where, partial(_decodes, READ[name], reader, number, view, size))
+    if reader.has_geometry:
+        problems += _tried(where, lambda: geometry_problems(reader.geometry(number)))
+    return Checked(uid, views, problems)
+
+
+READ: dict[str, Callable[[ShardReader, int, int, int], np.ndarray]] = {
+    "rgba": lambda reader, number, view, size: reader.picture(number, view, size),
+    "depth": lambda reader, number, view, _: reader.depth(number, view),
+    "normal": lambda reader, number, view, _: reader.normal(number, view),
+}
+"""Pass -> how one picture of it is read from a shard."""
+
+
+def _decodes(read: Callable[..., np.ndarray], *arguments: object) -> list[str]:
+    """Reading raises an error, or nothing is wrong."""
+    read(*arguments)
+    return []
+
+
+def _tried(where: str, check: Callable[[], Iterable[str]]) -> list[str]:
+    """The problems that a check finds, each with its place; an error that it raises says its place itself."""
+    try:
+        return [f"{where}: {problem}" for problem in check()]
+    except (ShardError, CaptureError) as error:
+        return [str(error)]
+
+
+def check_capture(path: Path) -> Checked:
+    """Checks one capture."""
+    try:
+        reader = CaptureReader(path)
+    except CaptureError as error:
+        return Checked(path.stem, 0, [str(error)])
+    where = str(path)
+    with reader:
+        problems = _tried(where, lambda: camera_problems(reader.world_from_camera, reader.intrinsics))
+        problems += _tried(where, lambda: geometry_problems(reader.geometry()))
+        if reader.uid != path.stem or path.parent.name != path.stem[:2]:
+            problems.append(f"{path}: is the capture of {reader.uid}; its name does not fit")
+        if "rgba" not in reader.passes:
+            problems.append(f"{path}: not every view has an rgba picture; its passes are {reader.passes}")
+        for view in range(len(reader)):
+            for name in reader.passes:
+                problems += _tried(where, partial(_decodes, reader.picture, name, view))
+        return Checked(path.stem, len(reader), problems)
+
+
+def camera_problems(world_from_camera: np.ndarray, intrinsics: np.ndarray) -> Iterator[str]:
+    """What is wrong with cameras (V, 3, 4) and intrinsics (V, 4), a line a view."""
+    for view, (pose, lens) in enumerate(zip(world_from_camera, intrinsics, strict=True)):
+        if not (np.isfinite(pose).all() and np.isfinite(lens).all()):
+            yield f"view {view}: its camera is not finite"
+            continue
+        rotation = pose[:, :3]
+        if np.abs(rotation.T @ rotation - np.eye(3)).max() > RIGID_TOLERANCE or np.linalg.det(rotation) < 0:
+            yield f"view {view}: its camera's axes are not a rotation"
+        if (lens[:2] <= 0).any():
+            yield f"view {view}: its focal length is not positive ({lens[:2].tolist()})"
+
+
+def box_problems(matte_boxes: np.ndarray) -> Iterator[str]:
+    """What is wrong with matte boxes (V, 4), a line a view."""
+    for view, box in enumerate(matte_boxes):
+        sound = (box >= 0).all() and (box <= 1).all() and (not box.any() or (box[:2] < box[2:]).all())
+        if not sound:
+            yield f"view {view}: its matte box {box.tolist()} is not a box in the picture"
+
+
+def geometry_problems(shape: Geometry) -> Iterator[str]:
+    """What is wrong with an object's geometry."""
+    if not (np.isfinite(shape.points).all() and np.isfinite(shape.normals).all()):
+        yield "its surface points or normals are not finite"
+        return
+    farthest = float(np.linalg.norm(shape.points, axis=1).max(initial=0))
+    if farthest > 1 + BOX_TOLERANCE:
+        yield f"its farthest surface point lies at {farthest:.4f}, outside the unit sphere"
+    length = np.linalg.norm(shape.normals, axis=1)
+    if np.abs(length - 1).max(initial=0) > 1e-2:
+        yield "its normals are not of unit length"
+    if not shape.solid.any():
+        yield "its solid is empty"
+
+
+def main() -> int:
+    config = command_line.parse(VerifyConfig, "Check captures or shards, every byte of them.")
+    findings = verify(config.path, config.threads)
+    for line in findings.damage:
+        print(line)
+    checked = f"{findings.objects} objects, {findings.views} views checked"
+    print(f"{checked}: {f'{len(findings.damage)} items are damaged' if findings.damage else 'all sound'}")
+    return EXIT_ITEMS_FAILED if findings.damage else EXIT_OK
+
+
+if __name__ == "__main__":
+    command_line.run(main)
