@@ -93,12 +93,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         surface = answers["model"].surface
         if surface is not None:
             mesh.write_glb(methods.mesh_path(config.out, truth.uid), surface)
-    result = {
-        "protocol": metrics.PROTOCOL,
-        "config": command_line.resolved(config),
-        "summary": summary(objects),
-        "objects": objects,
-    }
+    summarised = summary(objects)
+    settings = command_line.resolved(config)
+    result = {"protocol": metrics.PROTOCOL, "config": settings, "summary": summarised, "objects": objects}
     write_json(config.out / "metrics.json", _without_nan(result))
     write_text(config.out / "table.txt", table(summarised) + "\n")
     write_page(config.out / "report.html", result, pictures)

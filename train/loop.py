@@ -21,9 +21,12 @@ from tqdm import tqdm
 from datasets.samples import ShardSamples
 from model.lrm import LRM
 from train import checkpoints
+from train.grids import picture_grid
 from train.losses import LossWeights, RenderSettings, psnr, reconstruction_loss
 from train.lpips import LPIPS
 from turntable.errors import UserError
+from turntable.files import write_bytes
+from turntable.report import encode_picture
 
 log = logging.getLogger(__name__)
 
@@ -137,15 +140,15 @@ class Trainer:
                 if progress.step % 20 == 0:
                     self._report(writer, history, bar, terms, progress)
                 if now - saved > 60 * self.save_minutes:
-                    self.save(progress)
+                    self._save_and_show(writer, progress)
                     saved = time.monotonic()
+            self._save_and_show(writer, progress)
         except KeyboardInterrupt:
             self.save(progress)
             raise
         finally:
             bar.close()
             writer.close()
-        self.save(progress)
         return progress
 
     def step(self, batch: dict[str, Tensor], progress: checkpoints.Progress) -> tuple[dict[str, Tensor], bool]:
@@ -170,6 +173,12 @@ class Trainer:
     def save(self, progress: checkpoints.Progress) -> None:
         """Writes a checkpoint of the run as it stands."""
         checkpoints.save(self.out, self.lrm, self.optimiser, progress, {**self.extra, "step": progress.step})
+
+    def _save_and_show(self, writer: SummaryWriter, progress: checkpoints.Progress) -> None:
+        self.save(progress)
+        grid = picture_grid(self.lrm, self.samples, self.settings.samples)
+        writer.add_image("views", grid, progress.step, dataformats="HWC")
+        write_bytes(self.out / "pictures" / f"step-{progress.step:08d}.webp", encode_picture(grid))
 
     def _batches(self, start: int) -> Iterator[dict[str, Tensor]]:
         loader = DataLoader(
@@ -200,7 +209,7 @@ class Trainer:
         for name, value in values.items():
             writer.add_scalar(f"train/{name}", value, progress.step)
         bar.n = self.schedule.done(progress)
-        bar.set_postfix_str(f"step {progress.step}, {values['psnr']:.1f} dB, {progress.skipped} skipped")
+        bar.set_postfix_str(f"step {progress.step}, {values['psnr']:.1f} dB, {progress.skipped} skipped", refresh=False)
         bar.refresh()
 
 

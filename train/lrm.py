@@ -103,6 +103,8 @@ class TrainConfig:
     """auto: bfloat16 on a GPU that has it, float32 elsewhere."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
+    threads: int | None = None
+    """torch's CPU threads; left out: one a core. On a machine that is busy otherwise, fewer are far faster."""
     workers: int = 0
     """Loader processes; 0 loads in the training process."""
     save_minutes: float = 5.0
@@ -120,7 +122,7 @@ class TrainConfig:
             raise ValueError(f"save_minutes and clip must be positive, got {self.save_minutes} and {self.clip}")
 
 
-FREE_ON_RESUME = {"resume", "steps", "minutes", "workers", "save_minutes", "device", "shards"}
+FREE_ON_RESUME = {"resume", "steps", "minutes", "threads", "workers", "save_minutes", "device", "shards"}
 """Fields that a continued run may change."""
 
 
@@ -246,6 +248,9 @@ def main() -> int:
     if begun and not config.resume:
         raise UserError(f"{config.out} already holds a run; continue it with --resume or choose another --out")
     command_line.claim_folder(config.out, config, FREE_ON_RESUME)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)  # densities and Adam's moments fade through denormal numbers, which CPUs crawl on
     shards = ShardSet(config.shards)
     indices = chosen_objects(shards, config)
     trainer = build_trainer(config, shards, indices)
