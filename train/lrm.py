@@ -243,7 +243,11 @@ def _schedule(config: TrainConfig) -> Schedule:
 
 
 def main() -> int:
-    config = command_line.parse(TrainConfig, "Train an LRM on shards.")
+    return train(command_line.parse(TrainConfig, "Train an LRM on shards."))
+
+
+def train(config: TrainConfig) -> int:
+    """Trains as the configuration says, draws the curves, and returns the exit code."""
     begun = bool(checkpoints.finished(config.out))
     if begun and not config.resume:
         raise UserError(f"{config.out} already holds a run; continue it with --resume or choose another --out")

@@ -1,0 +1,106 @@
+"""Training on analytic scenes: it learns, it continues exactly, and it refuses what cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datasets.shards import ShardSet
+from preprocess.captures import PreprocessConfig, preprocess
+from tests.datasets.synthetic import write_captures
+from train import checkpoints
+from train.loop import read_history
+from train.lrm import TrainConfig, build_trainer, camera_defaults, train
+from turntable import cameras, framing
+from turntable.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_captures(folder / "captures", 3, views=8, resolution=64, seed=1)
+    preprocess(PreprocessConfig(captures=folder / "captures", out=folder / "shards"))
+    return folder / "shards"
+
+
+def small(shards: Path, out: Path, **changes: object) -> TrainConfig:
+    config = TrainConfig(shards, out, steps=20, rays=64, samples=12, render_size=64, threads=1)
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def test_a_killed_run_resumed_equals_one_that_was_not(shards: Path, tmp_path: Path) -> None:
+    """Same device, same schedule: the weights are equal to the last bit."""
+    train(small(shards, tmp_path / "whole"))
+    config = small(shards, tmp_path / "cut")
+    trainer = build_trainer(config, ShardSet(shards), [0, 1, 2])
+    batches, progress = trainer._batches(0), checkpoints.Progress()
+    for _ in range(11):
+        trainer.step(next(batches), progress)
+        if progress.step == 7:
+            trainer.save(progress)  # four more steps are lost with the process
+    train(replace(config, resume=True))
+    whole, resumed = (
+        checkpoints.load_model(tmp_path / name / "model.safetensors").state_dict() for name in ("whole", "cut")
+    )
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    last = [read_history(tmp_path / name / "log.jsonl")[-1] for name in ("whole", "cut")]
+    assert last[0]["step"] == last[1]["step"] == 20
+    assert last[0]["colour"] == last[1]["colour"]
+
+
+def test_another_seed_is_another_run(shards: Path, tmp_path: Path) -> None:
+    train(small(shards, tmp_path / "a"))
+    train(small(shards, tmp_path / "b", seed=1))
+    assert read_history(tmp_path / "a/log.jsonl")[-1]["colour"] != read_history(tmp_path / "b/log.jsonl")[-1]["colour"]
+
+
+@pytest.mark.slow
+def test_it_learns(shards: Path, tmp_path: Path) -> None:
+    config = small(shards, tmp_path / "x", steps=150, rays=256, samples=32, overfit=1, held_out_views=2)
+    trainer = build_trainer(config, ShardSet(shards), [0])
+    batches, progress = trainer._batches(0), checkpoints.Progress()
+    losses = [float(trainer.step(next(batches), progress)[0]["colour"]) for _ in range(150)]
+    # an untrained field answers about 0.1; a picture of the mean colour about 0.02
+    assert np.mean(losses[-20:]) < 0.012 < np.mean(losses[:5])
+
+
+def test_camera_defaults_are_the_framed_cameras_of_the_data(shards: Path) -> None:
+    data = ShardSet(shards)
+    found = camera_defaults(data, [0, 1, 2], 0.85)
+    focals, distances = [], []
+    for index in range(3):
+        poses, intrinsics = data.cameras(index)
+        for view in range(data.view_count(index)):
+            focals.append(framing.frame(data.picture(index, view, 64), intrinsics[view], 64, 0.85)[1][0])
+            distances.append(np.linalg.norm(cameras.invert(cameras.invert(poses[view]))[:, 3]))
+    assert found["camera_distance"] == pytest.approx(np.median(distances))
+    assert found["camera_focal"] == pytest.approx(np.median(focals), rel=0.02)  # framing rounds to whole pixels
+
+
+def test_what_cannot_be_is_refused(shards: Path, tmp_path: Path) -> None:
+    unknown = tmp_path / "uids.txt"
+    unknown.write_text("0" * 32 + "\n")
+    with pytest.raises(UserError, match="1 uids are not in"):
+        train(small(shards, tmp_path / "a", uids=unknown))
+    with pytest.raises(UserError, match="has only 8 views"):
+        train(small(shards, tmp_path / "b", held_out_views=8))
+    with pytest.raises(UserError, match=r"vgg16.*--lpips-weights"):
+        weights = replace(small(shards, tmp_path).weights, lpips=1.0)
+        train(small(shards, tmp_path / "c", weights=weights, lpips_weights=tmp_path))
+    with pytest.raises(UserError, match="no checkpoint"):
+        train(small(shards, tmp_path / "d", resume=True))
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="sees no CUDA device"):
+            train(small(shards, tmp_path / "e", device="cuda"))
+
+
+def test_a_begun_run_is_not_overwritten_and_not_mixed(shards: Path, tmp_path: Path) -> None:
+    train(small(shards, tmp_path / "x"))
+    with pytest.raises(UserError, match="already holds a run"):
+        train(small(shards, tmp_path / "x"))
+    with pytest.raises(UserError, match="rays was 64, is 32"):
+        train(small(shards, tmp_path / "x", rays=32, resume=True))
