@@ -70,7 +70,8 @@ def resize(rgba: np.ndarray, width: int, height: int) -> np.ndarray:
     colour[..., :3] *= colour[..., 3:] / 255
     shrinks = width < rgba.shape[1] or height < rgba.shape[0]
     colour = cv2.resize(colour, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    alpha = np.clip(colour[..., 3:], 0, 255)
+    # The cubic filter overshoots alpha and premultiplied colour alike: their ratio stays right only before clipping.
+    alpha = colour[..., 3:]
     straight = np.where(alpha > 0.5, colour[..., :3] * (255 / np.maximum(alpha, 0.5)), 0)
     return np.concatenate([straight, alpha], axis=-1).clip(0, 255).round().astype(np.uint8)
 
