@@ -25,10 +25,10 @@ __all__ = ["LRM", "SIZES", "DecoderConfig", "EncoderConfig", "FieldConfig", "LRM
 class LRMConfig:
     """Everything needed to build the network and to prepare its input."""
 
-    encoder: EncoderConfig = EncoderConfig()
-    decoder: DecoderConfig = DecoderConfig()
-    triplane: TriplaneConfig = TriplaneConfig()
-    field: FieldConfig = FieldConfig()
+    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
+    triplane: TriplaneConfig = dataclasses.field(default_factory=TriplaneConfig)
+    field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
     fill: float = DEFAULT_FILL
     """Share of the input picture's side that the object's longer side fills, see `turntable.framing`."""
 

@@ -124,8 +124,7 @@ class TriplaneField(nn.Module):
         """The planes with the heads' first layer applied to every texel."""
         planes = planes.to(torch.promote_types(planes.dtype, torch.float32))
         b, _, c, r, _ = planes.shape
-        firsts = [head[0] for head in self._heads(density_only)]
-        weight = torch.cat([first.weight for first in firsts]).to(planes.dtype)
+        weight = torch.cat([_first(head).weight for head in self._heads(density_only)]).to(planes.dtype)
         # One matrix product a plane: (B, R², C) @ (C, H).
         texels = torch.einsum("bpct,hpc->bpth", planes.reshape(b, 3, c, r * r), weight.view(-1, 3, c))
         return Table(texels.reshape(b * 3 * r * r, -1), r)
@@ -134,19 +133,17 @@ class TriplaneField(nn.Module):
         """Points (M, 3) of objects `owners` (M,) of the table's batch -> density (M,), colour (M, 3)."""
         hidden = self._first_layer(table, points, owners, density_only=False)
         if self.config.heads == "joint":
-            raw = self.joint[1:](hidden)
-            raw_density, raw_colour = raw[:, 0], raw[:, 1:]
+            raw_density, raw_colour = self.joint[2:](hidden).split([1, 3], dim=1)
         else:
-            width = self.config.width
-            raw_density = self.density_head[1:](hidden[:, :width])[:, 0]
-            raw_colour = self.colour_head[1:](hidden[:, width:])
+            for_density, for_colour = hidden.split(self.config.width, dim=1)
+            raw_density, raw_colour = self.density_head[2:](for_density), self.colour_head[2:](for_colour)
         margin = self.config.colour_margin
-        return self._density(raw_density, points), raw_colour.sigmoid() * (1 + 2 * margin) - margin
+        return self._density(raw_density.squeeze(1), points), raw_colour.sigmoid() * (1 + 2 * margin) - margin
 
     def evaluate_density(self, table: Table, points: Tensor, owners: Tensor | int) -> Tensor:
         """As `evaluate`, for a table projected with `density_only`."""
         hidden = self._first_layer(table, points, owners, density_only=True)
-        return self._density(self._heads(True)[0][1:](hidden)[:, 0], points)
+        return self._density(self._heads(True)[0][2:](hidden)[:, :1].squeeze(1), points)
 
     def _heads(self, density_only: bool) -> list[nn.Sequential]:
         if self.config.heads == "joint":
@@ -155,8 +152,9 @@ class TriplaneField(nn.Module):
 
     def _first_layer(self, table: Table, points: Tensor, owners: Tensor | int, density_only: bool) -> Tensor:
         rows, weights = corners(points, table.resolution, owners, self.axes)
-        bias = torch.cat([head[0].bias for head in self._heads(density_only)])
-        return gather(table.rows, rows, weights) + bias
+        bias = torch.cat([_first(head).bias for head in self._heads(density_only)])
+        # In place: this is the largest array of a step, and its pages are dear.
+        return self._heads(True)[0][1](gather(table.rows, rows, weights).add_(bias))
 
     def _density(self, raw: Tensor, points: Tensor) -> Tensor:
         density = DENSITY[self.config.density](raw + self.config.density_bias)
@@ -180,12 +178,18 @@ def _owners(points: Tensor) -> Tensor:
     return torch.arange(len(points), device=points.device).repeat_interleave(points.shape[1])
 
 
+def _first(head: nn.Sequential) -> nn.Linear:
+    layer = head[0]
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
 def _mlp(inputs: int, width: int, hidden: int, outputs: int, activation: str) -> nn.Sequential:
     """`hidden` layers of `width`, an activation behind each, and a linear layer to `outputs`."""
     sizes = [inputs] + [width] * hidden
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), ACTIVATION[activation]()]
+        layers += [nn.Linear(before, after), ACTIVATION[activation](inplace=True)]
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 
 

@@ -176,9 +176,10 @@ def render_view(
 
     `chunk` is the number of rays at a time. `planar_depth` turns the depth into the convention of shards.
     """
-    like = {"dtype": torch.float32, "device": planes.device}
-    uv = torch.as_tensor(cameras.pixel_centres(size, size).reshape(-1, 2), **like)
-    pose, lens = torch.as_tensor(world_from_camera, **like), torch.as_tensor(intrinsics, **like)
+    uv, pose, lens = (
+        torch.as_tensor(value, dtype=torch.float32, device=planes.device)
+        for value in (cameras.pixel_centres(size, size).reshape(-1, 2), world_from_camera, intrinsics)
+    )
     origins, directions = cameras.rays(uv, pose, lens)
     parts = [
         render(field, planes, o[None], d[None], samples, background, occupancy)
