@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +37,8 @@ PASS_CHANNELS = {"rgba": (4, np.uint8), "depth": (1, np.uint16), "normal": (3, n
 """Pass -> (channels, type) of its encoded picture."""
 MAX_ENTRY_BYTES = 256 << 20
 MAX_PICTURE_SIDE = 8192
+_ARCHIVE_ERRORS = (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, struct.error, zlib.error)
+"""What zipfile raises over damaged archives: a flipped bit may ask for a password or for a method that does not exist."""
 PNG_LEVEL = 3
 """Compression: at 512², level 3 takes a third less than level 1 for a few milliseconds, level 6 gains little more."""
 
@@ -168,7 +172,7 @@ class CaptureReader:
             self._archive = zipfile.ZipFile(path)
         except FileNotFoundError:
             raise CaptureError(f"{path}: no such capture") from None
-        except zipfile.BadZipFile as error:
+        except (ValueError, *_ARCHIVE_ERRORS) as error:
             raise CaptureError(
                 f"{path}: not a whole zip archive ({error}); delete it and render the asset again"
             ) from error
@@ -190,19 +194,31 @@ class CaptureReader:
                 f"{self.path}: capture format {version}, this version reads {FORMAT_VERSION}; render it again"
             )
         try:
-            self.record: dict[str, Any] = ours
-            self.width, self.height = int(transforms["w"]), int(transforms["h"])
-            self.depth_scale = float(transforms["integer_depth_scale"])
-            frames = transforms["frames"]
-            self.world_from_camera = np.stack([cameras.world_from_opengl(f["transform_matrix"]) for f in frames])
-            pixels = np.array([[f["fl_x"], f["fl_y"], f["cx"], f["cy"]] for f in frames], dtype=np.float64)
-            self.intrinsics = cameras.normalised_intrinsics(pixels, self.width, self.height)
-            self.view_records: list[dict[str, Any]] = [f["turntable"] for f in frames]
-            self._names = [
-                {n: f.get("file_path" if n == "rgba" else f"{n}_file_path") for n in PASS_CHANNELS} for f in frames
-            ]
-        except (KeyError, TypeError, ValueError) as error:
+            self._take(transforms)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CaptureError(f"{self.path}: transforms.json is malformed ({error!r})") from error
+
+    def _take(self, transforms: dict[str, Any]) -> None:
+        """Fields from transforms.json, each of the type and in the range that the format says; else an error of any kind."""
+        self.record: dict[str, Any] = transforms["turntable"]
+        self.width, self.height = int(transforms["w"]), int(transforms["h"])
+        if not (0 < self.width <= MAX_PICTURE_SIDE and 0 < self.height <= MAX_PICTURE_SIDE):
+            raise ValueError(f"pictures of {self.width}×{self.height} pixels")
+        self.depth_scale = float(transforms["integer_depth_scale"])
+        if not 0 < self.depth_scale < np.inf:
+            raise ValueError(f"integer_depth_scale {self.depth_scale}")
+        frames = transforms["frames"]
+        self.world_from_camera = np.stack([cameras.world_from_opengl(f["transform_matrix"]) for f in frames])
+        pixels = np.array([[f["fl_x"], f["fl_y"], f["cx"], f["cy"]] for f in frames], dtype=np.float64)
+        if not np.isfinite(pixels).all() or (pixels[:, :2] <= 0).any():
+            raise ValueError("intrinsics that are not finite, or a focal length that is not positive")
+        self.intrinsics = cameras.normalised_intrinsics(pixels, self.width, self.height)
+        self.view_records: list[dict[str, Any]] = [dict(f["turntable"]) for f in frames]
+        self._names = [
+            {n: f.get("file_path" if n == "rgba" else f"{n}_file_path") for n in PASS_CHANNELS} for f in frames
+        ]
+        if not all(isinstance(name, str | None) for names in self._names for name in names.values()):
+            raise TypeError("a file_path that is no text")
 
     def __enter__(self) -> CaptureReader:
         return self
@@ -244,27 +260,41 @@ class CaptureReader:
 
     def geometry(self) -> Geometry:
         """Surface points, normals and the solid."""
+        content = self._entry("geometry.npz")
         try:
-            with np.load(io.BytesIO(self._entry("geometry.npz")), allow_pickle=False) as arrays:
-                points, normals = arrays["points"], arrays["normals"].astype(np.float32)
-                return Geometry(points, normals, unpack_solid(arrays["solid"]))
-        except (KeyError, ValueError, zipfile.BadZipFile) as error:
+            return _parse_geometry(content)
+        # Overflow, memory: array headers that claim sizes which the archive does not hold.
+        except (KeyError, TypeError, ValueError, EOFError, OverflowError, MemoryError, *_ARCHIVE_ERRORS) as error:
             raise CaptureError(f"{self.path}: geometry.npz is malformed ({error})") from error
 
     def _entry(self, name: str) -> bytes:
         try:
             size = self._archive.getinfo(name).file_size
-            if size > MAX_ENTRY_BYTES:
-                raise CaptureError(f"{self.path}: {name} claims {size} bytes, more than {MAX_ENTRY_BYTES}; refused")
-            return self._archive.read(name)
         except KeyError:
             raise CaptureError(
                 f"{self.path}: {name} is missing; delete the capture and render the asset again"
             ) from None
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        if size > MAX_ENTRY_BYTES:
+            raise CaptureError(f"{self.path}: {name} claims {size} bytes, more than {MAX_ENTRY_BYTES}; refused")
+        try:
+            return self._archive.read(name)
+        except (ValueError, *_ARCHIVE_ERRORS) as error:
             raise CaptureError(
                 f"{self.path}: {name} is damaged ({error}); delete the capture and render again"
             ) from error
+
+
+def _parse_geometry(content: bytes) -> Geometry:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > MAX_ENTRY_BYTES:
+            raise ValueError(f"more than {MAX_ENTRY_BYTES} bytes when unpacked; refused")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        points, normals, solid = arrays["points"], arrays["normals"], arrays["solid"]
+    if points.ndim != 2 or points.shape[1] != 3 or normals.shape != points.shape:
+        raise ValueError(f"points {points.shape} and normals {normals.shape}, expected (N, 3) both")
+    if points.dtype != np.float32 or normals.dtype != np.float16 or solid.dtype != np.uint8:
+        raise ValueError(f"points, normals, solid are {points.dtype}, {normals.dtype}, {solid.dtype}")
+    return Geometry(points, normals.astype(np.float32), unpack_solid(solid))
 
 
 def decode_png(data: bytes) -> np.ndarray:
