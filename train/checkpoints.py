@@ -71,11 +71,8 @@ def finished(run: Path) -> list[Path]:
 
 
 def resume(run: Path, lrm: LRM, optimiser: torch.optim.Optimizer) -> Progress:
-    """Loads the newest checkpoint of `run` into `lrm` and `optimiser`. Raises CheckpointError naming what does not fit."""
-    folders = finished(run)
-    if not folders:
-        raise CheckpointError(f"{run}: --resume was asked for and the run has no checkpoint; start it without --resume")
-    folder = folders[-1]
+    """Loads the newest checkpoint of `run`, which has one. Raises CheckpointError naming what does not fit."""
+    folder = finished(run)[-1]
     saved = load_model(folder / FILE_NAME)
     if saved.config != lrm.config:
         raise CheckpointError(f"{folder}: holds a model of another size; give the run's own --model or another --out")

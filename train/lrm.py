@@ -74,7 +74,7 @@ class TrainConfig:
     minutes: float | None = None
     """Minutes of training; with --steps, whichever ends first."""
     resume: bool = False
-    """Continue the run in --out from its newest checkpoint."""
+    """Continue the run in --out from its newest checkpoint; a run that has none yet begins."""
     overfit: int = 0
     """Check the set-up on the first N objects: one input view, then a report on training views and held-out views."""
     input_view: int | None = None
@@ -259,8 +259,9 @@ def train(config: TrainConfig) -> int:
     indices = chosen_objects(shards, config)
     trainer = build_trainer(config, shards, indices)
     progress = checkpoints.Progress()
-    if config.resume:
+    if begun:
         progress = checkpoints.resume(config.out, trainer.lrm, trainer.optimiser)
+        log.info("continuing %s from step %d", config.out, progress.step)
     parameters = sum(p.numel() for p in trainer.lrm.parameters())
     log.info("%s: %.1f M parameters, %d objects, on %s", config.model, parameters / 1e6, len(indices), trainer.device)
     progress = trainer.run(progress)

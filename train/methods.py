@@ -64,7 +64,6 @@ class ModelMethod:
     resolution: int
     level: float
     device: torch.device
-    thumb_size: int = 128
 
     def __call__(self, truth: Truth) -> Reconstruction:
         planes = self.planes(truth.input_view)

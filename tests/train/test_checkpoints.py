@@ -69,10 +69,8 @@ def room(folder: Path) -> int:
     return figures.f_bavail * figures.f_frsize
 
 
-def test_nothing_to_resume_and_another_model(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     lrm, optimiser = trained(steps=1)
-    with pytest.raises(CheckpointError, match="without --resume"):
-        checkpoints.resume(tmp_path, lrm, optimiser)
     checkpoints.save(tmp_path, lrm, optimiser, checkpoints.Progress(1), {})
     folder = checkpoints.finished(tmp_path)[-1]
     (folder / "optimiser.safetensors").write_bytes(b"cut")
