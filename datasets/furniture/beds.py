@@ -280,6 +280,8 @@ def _bunk(draw: Draw) -> Piece:
         piece.add(body, *(box((2 * x, 0.028, rail), 0.004).moved(0, s * y, z) for s in (-1, 1)))
         piece.add(body, box((2 * x, 2 * y, 0.022)).moved(0, 0, z - 0.011))
         _dress(piece, draw, frame, z, plain=True)
+    # The guard rail on the ladder's side leaves a gap to climb through; this post holds its free end.
+    piece.add(body, box((0.03, 0.05, height - upper), 0.004).moved(x, -0.34 * y, (height + upper) / 2 - 0.03))
     for z in (upper + 0.24, height - 0.06):
         bar = 0.05
         piece.add(body, box((0.022, 2 * y, bar), 0.004).moved(-x, 0, z))

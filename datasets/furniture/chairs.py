@@ -86,6 +86,12 @@ class Seat:
         right = right[np.argsort(right[:, 1], kind="stable")]
         return float(np.interp(y, right[:, 1], right[:, 0]))
 
+    def rear_edge(self, x: np.ndarray) -> np.ndarray:
+        """y of the rear edge at x."""
+        rear = self.outline[self.outline[:, 1] > 0]
+        rear = rear[np.argsort(rear[:, 0], kind="stable")]
+        return np.interp(x, rear[:, 0], rear[:, 1])
+
 
 @dataclass(frozen=True)
 class Back:
@@ -108,7 +114,8 @@ class Back:
         u, s = np.broadcast_arrays(np.asarray(u, dtype=float), np.asarray(s, dtype=float))
         x = u * (self.width[0] + (self.width[1] - self.width[0]) * s) / 2
         lean = np.deg2rad(self.rake)
-        rear = self.seat.depth / 2 - 0.02
+        # Its foot follows the seat's rear edge, which may be round.
+        rear = self.seat.rear_edge(u * self.width[0] / 2) - 0.02
         y = rear + s * self.height * np.sin(lean) + self.curl * s**2 + self.bow * (1 - u**2) * np.minimum(1, 2 * s)
         return np.stack([x, y, self.seat.height + s * self.height * np.cos(lean)], axis=-1)
 
@@ -153,7 +160,7 @@ def chair(draw: Draw) -> Piece:
     if style in ("shell", "barrel"):
         body = draw.any((plastic, *UPHOLSTERY))(draw.rng, "shell")
     pad = draw.any(UPHOLSTERY)(draw.rng, "pad")
-    _stand(piece, draw, base, seat, frame, continuous=style in FRAMED)
+    _stand(piece, draw, base, seat, frame, style)
     if style == "shell":
         _shell(piece, draw, seat, body)
     else:
@@ -174,7 +181,9 @@ def _seat_of(draw: Draw, style: str) -> Seat:
     width = draw.between(0.33, 0.40) if stool else draw.between(0.41, 0.52)
     depth = draw.between(0.32, 0.38) if stool else draw.between(0.40, 0.48)
     height = draw.between(0.62, 0.76) if tall else draw.between(0.41, 0.47)
-    return Seat(width, depth, height, draw.between(0.018, 0.045), _outline(shape, width, depth))
+    # A moulded shell is thin: what carries it must reach up into it.
+    thickness = 0.012 if style == "shell" else draw.between(0.018, 0.045)
+    return Seat(width, depth, height, thickness, _outline(shape, width, depth))
 
 
 def _frame_material(draw: Draw, base: str) -> Material:
@@ -185,11 +194,16 @@ def _frame_material(draw: Draw, base: str) -> Material:
     return draw.any(FRAME_MATERIALS)(draw.rng, "frame")
 
 
-def _stand(piece: Piece, draw: Draw, base: str, seat: Seat, frame: Material, continuous: bool) -> None:
+def _stand(piece: Piece, draw: Draw, base: str, seat: Seat, frame: Material, style: str) -> None:
     """What carries the seat, from the ground to a little inside it."""
+    continuous = style in FRAMED
     top = seat.height - seat.thickness * 0.6
     thickness = draw.between(0.032, 0.045)
     inset = thickness / 2 if continuous else draw.between(0.03, 0.07)
+    if style == "shell":
+        # Its sides turn up; it is held in the middle, on a plate.
+        inset = 0.1
+        piece.add(frame, box((seat.width - 0.2, seat.depth - 0.2, 0.024), 0.004).moved(z=top - 0.01))
     share = corner_share(seat.outline)
     half = (share * seat.width / 2 - inset, share * seat.depth / 2 - max(inset, 0.02))
     splay = 0.0 if base in ("cabriole", "sabre", "turned") else draw.between(0.0, 0.06) * (0.5 if continuous else 1.0)

@@ -42,15 +42,26 @@ def corners(solid: Solid) -> Corners:
     """A solid with normals and texture coordinates, its vertices split where those differ."""
     points = solid.vertices[solid.faces]
     cross = np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
-    normals = _corner_normals(solid.faces, cross)
+    normals = _corner_normals(solid.faces, cross, _angles(points))
     uvs = _box_projection(points, cross)
     rows = np.concatenate([points.reshape(-1, 3), normals.reshape(-1, 3), uvs.reshape(-1, 2)], axis=1)
     unique, index = np.unique(np.round(rows.astype(np.float32), 6) + 0.0, axis=0, return_inverse=True)
     return Corners(unique[:, :3], unique[:, 3:6], unique[:, 6:], index.reshape(-1, 3).astype(np.uint32))
 
 
-def _corner_normals(faces: np.ndarray, cross: np.ndarray) -> np.ndarray:
-    """(F, 3, 3): for each corner the area-weighted mean normal of the faces round its vertex that bend little from its own."""
+def _angles(points: np.ndarray) -> np.ndarray:
+    """(F, 3, 3) triangles -> (F, 3) angle at each corner, radians."""
+    ahead, behind = np.roll(points, -1, axis=1) - points, np.roll(points, 1, axis=1) - points
+    sine = np.linalg.norm(np.cross(ahead, behind), axis=2)
+    return np.arctan2(sine, (ahead * behind).sum(2))
+
+
+def _corner_normals(faces: np.ndarray, cross: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """(F, 3, 3): for each corner the mean normal of the faces round its vertex that bend little from its own.
+
+    A face counts by its area, so that broad flats stay flat beside narrow rounded edges, and by its angle at the vertex, so
+    that it does not matter along which diagonal a quadrilateral was cut.
+    """
     unit = cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-20)
     order = np.argsort(faces.reshape(-1), kind="stable")
     around = np.bincount(faces.reshape(-1))
@@ -62,7 +73,8 @@ def _corner_normals(faces: np.ndarray, cross: np.ndarray) -> np.ndarray:
     my_face, their_face = order[mine] // 3, order[theirs] // 3
     close = (unit[my_face] * unit[their_face]).sum(1) > np.cos(np.deg2rad(SMOOTH_DEG))
     summed = np.zeros((faces.size, 3))
-    np.add.at(summed, order[mine][close], cross[their_face[close]])
+    weighted = cross[their_face] * angles.reshape(-1)[order[theirs], None]
+    np.add.at(summed, order[mine][close], weighted[close])
     return (summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-20)).reshape(-1, 3, 3)
 
 

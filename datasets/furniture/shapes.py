@@ -126,7 +126,9 @@ def pillow(size: Point) -> Solid:
 def lathe(profile: Sequence[tuple[float, float]], segments: int = 24) -> Solid:
     """A body of revolution about z. `profile`: (radius, z) from bottom to top; ends of radius > 0 are closed by a disc."""
     points = list(profile)
-    points = [(0.0, points[0][1])] * (points[0][0] > 0) + points + [(0.0, points[-1][1])] * (points[-1][0] > 0)
+    below = [(0.0, points[0][1])] if points[0][0] > 0 else []
+    above = [(0.0, points[-1][1])] if points[-1][0] > 0 else []
+    points = below + points + above
     radius, z = np.array(points).T
     angle = np.arange(segments + 1) % segments * (2 * np.pi / segments) + np.pi / segments
     ring = np.stack([np.cos(angle), np.sin(angle)], axis=-1)

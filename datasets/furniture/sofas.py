@@ -260,4 +260,4 @@ def _pillows(piece: Piece, draw: Draw, body: Body) -> None:
         soft = pillow((size, size, 0.16)).turned(X, 68).turned((0, 0, 1), -side * draw.between(5, 25))
         lowest = float(soft.vertices[:, 2].min())
         y = body.depth / 2 - body.back_depth - 0.24
-        piece.add(material, soft.moved(x, y, body.seat + 0.01 - lowest))
+        piece.add(material, soft.moved(x, y, body.seat - 0.008 - lowest))
