@@ -141,4 +141,9 @@ def _fill(lrm: LRM, file: Path) -> None:
             f"{file}: does not fit the network that its own configuration describes: {len(problems)} tensors"
             f" ({'; '.join(problems[:5])}); it is another model's checkpoint or a damaged one"
         )
+    broken = [name for name, tensor in found.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(
+            f"{file}: {', '.join(broken[:5])} ({len(broken)} tensors) are not finite; its training diverged"
+        )
     lrm.load_state_dict(found)

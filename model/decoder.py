@@ -39,7 +39,7 @@ class DecoderConfig:
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads {self.heads}, got {self.width}")
         if self.positions == "sincos" and self.width % 4:
-            raise ValueError(f"sincos positions need a width that is a multiple of 4, got {self.width}")
+            raise ValueError(f"width must be a multiple of 4 for sincos positions, got {self.width}")
 
 
 class ModulatedNorm(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +23,32 @@ def read_picture(path: Path) -> np.ndarray:
 
     Of an animation the first frame is read. The size is taken from the header and limited before anything is decoded.
     """
+    if path.is_dir():
+        raise PictureError(f"{path}: a folder, not a picture; name the pictures in it")
     try:
-        with Image.open(path) as picture:
+        with _opened(path) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise PictureError(f"{path}: {width}×{height} pixels, more than {MAX_PIXELS:,}; make it smaller first")
             return _eight_bit(ImageOps.exif_transpose(picture), path)
     except FileNotFoundError:
         raise PictureError(f"{path}: no such picture") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{path}: more than {MAX_PIXELS:,} pixels ({error}); make it smaller first") from error
+    except UnidentifiedImageError as error:
         raise PictureError(f"{path}: not a picture that can be read ({error}); PNG, JPEG and WebP are") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         if isinstance(error, PictureError):
             raise
         # What decoders raise of damaged files; PIL's PNG reader raises SyntaxError.
         raise PictureError(f"{path}: a damaged picture ({error}); copy or save it again") from error
+
+
+def _opened(path: Path) -> Image.Image:
+    """The picture with its header read. Our own limit is below PIL's, whose refusal names no size."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path)
 
 
 def _eight_bit(picture: Image.Image, path: Path) -> np.ndarray:

@@ -1,0 +1,137 @@
+"""What is saved comes back; what is no checkpoint of ours is refused by name."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.checkpoints import FILE_NAME, CheckpointError, load_checkpoint, load_model, save_model
+from model.lrm import LRM, DecoderConfig, EncoderConfig, FieldConfig, LRMConfig, TriplaneConfig
+
+SMALL = LRMConfig(
+    EncoderConfig("vit", 32, 16, 16, 1, 2, weights="somewhere/that-is-gone"),
+    DecoderConfig(1, 16, 2, tokens=2, camera_width=8),
+    TriplaneConfig(2, 4),
+    FieldConfig(width=8),
+)
+
+
+@pytest.fixture
+def lrm() -> LRM:
+    torch.manual_seed(0)
+    return LRM(SMALL, load_weights=False)
+
+
+@pytest.fixture
+def saved(lrm, tmp_path):
+    path = tmp_path / FILE_NAME
+    save_model(path, lrm, {"step": 12, "licences": ["by"], "camera_distance": 2.1})
+    return path
+
+
+def rewrite(path, change_tensors=lambda tensors: tensors, **change_metadata):
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+    save_file(change_tensors(load_file(path)), path, {**metadata, **change_metadata})
+
+
+def test_what_is_saved_comes_back(lrm, saved):
+    loaded, extra = load_checkpoint(saved)
+    assert loaded.config == SMALL
+    assert extra == {"step": 12, "licences": ["by"], "camera_distance": 2.1}
+    assert not loaded.training
+    image, camera = torch.rand(1, 3, 32, 32), torch.rand(1, 16)
+    assert torch.equal(loaded.planes(image, camera), lrm.planes(image, camera))
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_folder_is_searched_for_its_model(saved):
+    assert load_model(saved.parent).config == SMALL
+    saved.rename(saved.with_name("only.safetensors"))
+    assert load_model(saved.parent).config == SMALL
+    (saved.parent / "other.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"only\.safetensors.*name one"):
+        load_model(saved.parent)
+
+
+def test_nothing_there_is_said(tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        load_model(tmp_path / "a")
+    with pytest.raises(CheckpointError, match="holds no model"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: {k: v for k, v in t.items() if k != "decoder.norm.bias"}, r"missing decoder\.norm\.bias \(16,\)"),
+        (lambda t: {**t, "stranger": torch.zeros(3)}, r"unexpected stranger \(3,\)"),
+        (lambda t: {**t, "decoder.norm.bias": torch.zeros(17)}, r"decoder\.norm\.bias is \(17,\), expected \(16,\)"),
+        (lambda t: {**t, "decoder.norm.bias": torch.full((16,), torch.nan)}, r"decoder\.norm\.bias.*not finite"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(saved, change, message):
+    rewrite(saved, change)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"format": "diffusers"}, "not a checkpoint of ours.*diffusers"),
+        ({"version": "9"}, "version 9, this code reads 1"),
+        ({"config": "{}"}, "configuration in it cannot be read"),
+        ({"config": "[1"}, "configuration in it cannot be read"),
+        ({"config": "[1]"}, "configuration in it cannot be read"),
+        ({"config": json.dumps({"encoder": {"kind": "resnet"}})}, "configuration in it cannot be read"),
+    ],
+)
+def test_metadata_that_does_not_fit_is_refused(saved, metadata, message):
+    rewrite(saved, **metadata)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(saved)
+
+
+class Trap:
+    """Unpickling it would leave a file behind."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("kind", ["html", "empty", "text", "truncated", "truncated header", "zip", "pickle"])
+def test_files_that_are_no_checkpoints(saved, kind, tmp_path):
+    content, trap = saved.read_bytes(), tmp_path / "sprung"
+    torch.save({"a": Trap(trap)}, tmp_path / "pickle.pt")
+    replaced = {
+        "html": b"<!doctype html><title>404</title>",
+        "empty": b"",
+        "text": b"hello there, this is no checkpoint at all",
+        "truncated": content[: len(content) // 2],
+        "truncated header": content[:20],
+        "zip": (tmp_path / "pickle.pt").read_bytes(),
+        "pickle": pickle.dumps({"a": Trap(trap)}),
+    }[kind]
+    saved.write_bytes(replaced)
+    named = {"html": "an HTML page", "empty": "an empty file", "zip": "a pickle", "pickle": "a pickle"}.get(
+        kind, "bytes"
+    )
+    with pytest.raises(CheckpointError, match=f"{named}.*not a whole safetensors file"):
+        load_model(saved)
+    assert not trap.exists()
+
+
+def test_another_familys_safetensors_are_refused(tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="not a checkpoint of ours"):
+        load_model(tmp_path / "x.safetensors")
