@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import re
 import shutil
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -97,7 +99,8 @@ class ShardWriter:
         """Writes the shard: complete under its name, or not at all. There must be an object in it."""
         try:
             with atomic_path(self.path) as temporary:
-                starts = self._write_structure(temporary)
+                with _plain_errors():
+                    starts = self._write_structure(temporary)
                 with temporary.open("r+b") as target:
                     for name, spool in self._spools.items():
                         target.seek(starts[name])
@@ -178,6 +181,23 @@ def spool_folder(path: Path) -> Path:
     return path.with_name(f".{path.name}.spool.tmp")
 
 
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """HDF5 tells of the system's errors in words only; this gives them their number back."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        # Closing fails after a failed flush, and hides it; the first of the chain knows the reason.
+        chain: list[BaseException] = [error]
+        while chain[-1].__context__:
+            chain.append(chain[-1].__context__)
+        found = [match for e in chain if (match := re.search(r"errno = (\d+)", str(e)))]
+        if not found:
+            raise
+        number = int(found[-1][1])
+        raise OSError(number, os.strerror(number)) from error
+
+
 def _parts(geometry: Geometry | None) -> Iterable[tuple[str, bytes]]:
     if geometry is not None:
         yield "points", geometry.points.astype("<f4").tobytes()
@@ -200,6 +220,7 @@ def _room(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> h5p
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    layout.set_obj_track_times(False)  # no clock in the bytes
     space, kind = h5py.h5s.create_simple(shape), h5py.h5t.py_create(np.dtype(dtype), logical=True)
     file.require_group(name.rpartition("/")[0])
     return h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, layout))

@@ -239,8 +239,13 @@ class ShardReader:
 
     def depth(self, index: int, view: int) -> np.ndarray:
         """(S, S) float32 planar depth in object units, 0 where nothing is hit."""
-        scale = self.record(index)["depth_scale"]
-        return self._png("depth", index, view).astype(np.float32) * np.float32(scale)
+        steps = self._png("depth", index, view)
+        scale = self.record(index).get("depth_scale")
+        if not isinstance(scale, float):
+            raise ShardError(
+                f"{self.path}: the record of object {index} states no depth_scale, so its depth has no unit"
+            )
+        return steps.astype(np.float32) * np.float32(scale)
 
     def normal(self, index: int, view: int) -> np.ndarray:
         """(S, S, 3) float32 unit normals in the world frame, 0 where nothing is hit."""
