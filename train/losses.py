@@ -13,6 +13,10 @@ from train.lpips import LPIPS
 from turntable import cameras
 
 
+_EMPTY_LENGTH = 0.1
+"""Object units of path whose opacity the empty-space loss looks at: it saturates, so that no single point dominates."""
+
+
 @dataclass(frozen=True)
 class LossWeights:
     """Each term's weight; 0 leaves it out."""
@@ -22,7 +26,7 @@ class LossWeights:
     mask: float = 0.1
     """Mean squared error of opacity against the matte, [0, 1]."""
     empty: float = 0.01
-    """Mean log(1 + density) at random points outside the mattes' visual hull: what no picture shows is nothing."""
+    """Mean opacity of a tenth of a unit at random points outside the mattes' visual hull: what no picture shows is nothing."""
     lpips: float = 0.0
     """LPIPS (VGG) of the square regions; needs its weights, see --lpips-weights."""
 
@@ -91,7 +95,8 @@ def _empty_density(
 ) -> Tensor:
     points = torch.rand((len(planes), count, 3), generator=generator, device=planes.device) * 2 - 1
     outside = ~occupancy.contains(points)
-    return (torch.log1p(lrm.field.density(planes, points)) * outside).sum() / outside.sum().clamp(min=1)
+    opacity = -torch.expm1(-lrm.field.density(planes, points) * _EMPTY_LENGTH)
+    return (opacity * outside).sum() / outside.sum().clamp(min=1)
 
 
 def _regions(pixels: Tensor, side: int) -> Tensor:

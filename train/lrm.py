@@ -49,7 +49,7 @@ class Recipe:
 # training details: 4e-4, 3,000 warm-up steps, input view and three side views, regions of 128².
 _PAPER = Recipe(learning_rate=4e-4, warmup_steps=3000, batch=8, views=4, rays=4096, samples=96)
 RECIPES: dict[str, Recipe] = {
-    "tiny": Recipe(learning_rate=4e-3, warmup_steps=100, batch=1, views=4, rays=512, samples=48),
+    "tiny": Recipe(learning_rate=4e-3, warmup_steps=50, batch=1, views=8, rays=256, samples=48),
     "small": _PAPER,
     "base": _PAPER,
     "large": Recipe(learning_rate=4e-4, warmup_steps=3000, batch=8, views=4, rays=4096, samples=128),
@@ -176,7 +176,7 @@ def sample_config(config: TrainConfig, shards: ShardSet, indices: list[int]) -> 
         render_size=config.render_size,
         input_view=0 if config.overfit and config.input_view is None else config.input_view,
         held_out_views=config.held_out_views,
-        region_share=1.0 if config.weights.lpips else 0.5,
+        region_share=1.0 if config.weights.lpips else 0.0,
         seed=config.seed,
     )
 
@@ -230,7 +230,7 @@ def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int]) -> 
             **camera_defaults(shards, indices, samples.fill),
         },
         lpips=lpips.load(config.lpips_weights).to(device) if config.weights.lpips else None,
-        region_side=int(samples.rays**0.5),
+        region_side=samples.region_side,
     )
 
 

@@ -203,24 +203,32 @@ def surface_distance(
 
 
 def align_upright(points: np.ndarray, target: np.ndarray, yaw_steps: int = 24, iterations: int = 20) -> np.ndarray:
-    """(3, 4) similarity target_from_points: rotation about the up axis by search, then rotation, scale and shift by ICP.
+    """(3, 4) similarity target_from_points: rotation about the up axis by search, then rotation, scale and shift by ICP; never worse than none.
 
     points and target: (N, 3) and (M, 3) surface samples; a few thousand are enough.
     """
     tree = cKDTree(target)
+
+    def disagreement(similarity: np.ndarray) -> float:
+        """Chamfer distance: one-sided, a shape shrunk onto a part of the target would look perfect."""
+        placed = cameras.transform(similarity, points)
+        return tree.query(placed)[0].mean() + cKDTree(placed).query(target)[0].mean()
+
     centred = points - points.mean(axis=0)
     scale = np.sqrt((target - target.mean(axis=0)).var() / max(centred.var(), 1e-12))
-    candidates = []
+    candidates = [np.eye(3, 4)]
     for angle in np.arange(yaw_steps) * (2 * np.pi / yaw_steps):
         c, s = np.cos(angle), np.sin(angle)
         rotation = scale * np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
         shift = target.mean(axis=0) - rotation @ points.mean(axis=0)
         candidates.append(np.concatenate([rotation, shift[:, None]], axis=1))
-    best = min(candidates, key=lambda similarity: tree.query(cameras.transform(similarity, points))[0].mean())
+    similarity = min(candidates, key=disagreement)
+    steps = [similarity]
     for _ in range(iterations):
-        nearest = target[tree.query(cameras.transform(best, points))[1]]
-        best = _umeyama(points, nearest)
-    return best
+        nearest = target[tree.query(cameras.transform(similarity, points))[1]]
+        similarity = _umeyama(points, nearest)
+        steps.append(similarity)
+    return min(steps, key=disagreement)
 
 
 def _umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
