@@ -91,13 +91,18 @@ def measure(options: StepBenchmark) -> dict[str, float]:
             "render", lambda p=planes: _loss(lrm, p, origins, directions, options.samples, hull, generator, target)
         )
         timed("backward", lambda value=loss: value.backward())
-        timed("optimiser", lambda: (optimiser.step(), optimiser.zero_grad()) and None)
+        timed("optimiser", lambda: update(optimiser))
         marks.setdefault("whole step", []).append(1e3 * (time.perf_counter() - start))
     best = {f"{name} ms": min(values) for name, values in marks.items()}
     near, far = clip(origins, directions, lrm.field.region)
     distances = near[..., None] + (far - near)[..., None] * (torch.arange(options.samples) + 0.5) / options.samples
     kept = hull.along(origins, directions, distances) & (far > near)[..., None]
     return {**best, "samples kept": int(kept.sum()), "samples": kept.numel()}
+
+
+def update(optimiser: torch.optim.Optimizer) -> None:
+    optimiser.step()
+    optimiser.zero_grad()
 
 
 def _loss(lrm, planes, origins, directions, samples, hull, generator, target) -> torch.Tensor:

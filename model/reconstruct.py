@@ -76,11 +76,11 @@ class ReconstructConfig:
     """Points of the density grid along the box's side."""
     level: float = DEFAULT_LEVEL
     """Density of the surface, in 1 / object unit."""
-    frames: int = 72
+    frames: int = 48
     """Frames of the video, one turn; 0 writes none."""
     frame_size: int = 256
     """Pixels, the side of the video's frames; even."""
-    samples: int = 96
+    samples: int = 64
     """Samples a ray in the video and the preview."""
     device: str = "auto"
     """`cpu`, `cuda`, …; auto: a GPU where there is one."""
@@ -245,16 +245,16 @@ def write_reconstruction(path: Path, folder: Path, options: ReconstructConfig, l
         with stages("video"):
             poses = video.ring(options.frames, 20.0, framed.distance, cameras.invert(upright))
             views = video.render_ring(
-                lrm.field, planes, poses, centred(framed.intrinsics), options.frame_size, options.samples, occupancy
+                lrm.field, planes, poses, whole_view(framed.distance), options.frame_size, options.samples, occupancy
             )
             video.write_video(folder / "turntable.mp4", map(video.picture, views), options.frame_size)
     config.write_config(folder, options)
     return f"{path} → {folder}: {len(surface.faces):,} triangles in {stages}"
 
 
-def centred(intrinsics: np.ndarray) -> np.ndarray:
-    """The lens that shows the whole bounding sphere at the input's distance: the framed one, a little wider, centred."""
-    return np.array([0.85 * intrinsics[0], 0.85 * intrinsics[1], 0.5, 0.5])
+def whole_view(distance: float) -> np.ndarray:
+    """(4,) intrinsics that show the whole bounding sphere, and so the object from any side, at a distance above 1."""
+    return cameras.intrinsics_from_fov(2 * np.rad2deg(np.arcsin(1 / distance)))
 
 
 def preview(
@@ -267,7 +267,7 @@ def preview(
 ) -> np.ndarray:
     """(H, W, 3) uint8: the input, the reconstruction from the input's camera and from four sides, and its normals."""
     size = options.frame_size
-    lens = centred(framed.intrinsics)
+    lens = whole_view(framed.distance)
     poses = [framed.canonical_from_camera, *video.ring(4, 20.0, framed.distance, cameras.invert(upright))]
     lenses = [framed.intrinsics] + [lens] * 4
     views = [

@@ -143,7 +143,7 @@ class TriplaneField(nn.Module):
     def evaluate_density(self, table: Table, points: Tensor, owners: Tensor | int) -> Tensor:
         """As `evaluate`, for a table projected with `density_only`."""
         hidden = self._first_layer(table, points, owners, density_only=True)
-        return self._density(self._heads(True)[0][2:](hidden)[:, :1].squeeze(1), points)
+        return self._density(self._heads(True)[0][2:](hidden)[:, 0], points)
 
     def _heads(self, density_only: bool) -> list[nn.Sequential]:
         if self.config.heads == "joint":
@@ -153,8 +153,9 @@ class TriplaneField(nn.Module):
     def _first_layer(self, table: Table, points: Tensor, owners: Tensor | int, density_only: bool) -> Tensor:
         rows, weights = corners(points, table.resolution, owners, self.axes)
         bias = torch.cat([_first(head).bias for head in self._heads(density_only)])
-        # In place: this is the largest array of a step, and its pages are dear.
-        return self._heads(True)[0][1](gather(table.rows, rows, weights).add_(bias))
+        activation = self._heads(density_only)[0][1]
+        # In place: this is the largest array of a step, and fresh memory for it is dear.
+        return activation(gather(table.rows, rows, weights).add_(bias))
 
     def _density(self, raw: Tensor, points: Tensor) -> Tensor:
         density = DENSITY[self.config.density](raw + self.config.density_bias)

@@ -241,6 +241,28 @@ def test_a_view_is_the_same_in_chunks_and_its_depth_is_planar_on_demand():
     np.testing.assert_allclose(along_ray, whole.depth.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("region", ["ball", "box"])
+@pytest.mark.parametrize("size", [4, 20, 64])
+def test_rays_left_out_of_a_view_meet_nothing(region, size):
+    """With an occupancy, a view renders only some of its rays; the picture is the one of all of them."""
+    field = small_field(2, region).float()
+    planes = torch.randn(1, 3, 4, 6, 6)
+    generator = torch.Generator().manual_seed(size)
+    grid = torch.rand(1, size, size, size, generator=generator) < 20 / size**3
+    occupancy = Occupancy(grid, turned_occupancy(1, seed=3).grid_from_points)
+    pose, lens = cameras.look_at(np.array([1.3, -2.2, 0.7])), cameras.intrinsics_from_fov(45.0)
+    view = volume.render_view(field, planes, pose, lens, 32, 300, occupancy=occupancy)
+    uv = torch.tensor(cameras.pixel_centres(32, 32).reshape(-1, 2), dtype=torch.float32)
+    origins, directions = cameras.rays(
+        uv, torch.tensor(pose, dtype=torch.float32), torch.tensor(lens, dtype=torch.float32)
+    )
+    every = render(field, planes, origins[None], directions[None], 300, occupancy=occupancy)
+    assert (every.opacity > 0).any()
+    torch.testing.assert_close(view.colour.view(-1, 3), every.colour[0])
+    met = occupancy.may_meet(origins[None], directions[None], region)[0]
+    assert size == 4 or not met.all()
+
+
 def test_rendering_stays_in_float32_under_autocast():
     field = small_field(2, "ball").float()
     planes = torch.randn(1, 3, 4, 6, 6)
