@@ -1,7 +1,7 @@
 """`python -m preprocess.captures --captures captures/ --out shards/`: captures become shards.
 
 An object is matted, measured (matte boxes), stored at several sizes and laid into a shard in the order of the uids, so that
-the shards' bytes do not depend on how many processes worked. A capture that cannot be used is named in
+the shards' bytes do not depend on how many threads worked. A capture that cannot be used is named in
 `<out>/failures/<uid>.json` and passed over. Objects that are in finished shards already are skipped.
 """
 
@@ -12,13 +12,11 @@ import concurrent.futures
 import contextlib
 import fcntl
 import itertools
-import multiprocessing
 import os
 import shutil
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +35,7 @@ from turntable import framing
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, UserError
 from turntable.files import write_json
 
-FREE_BETWEEN_RUNS = {"captures", "out", "shard_bytes", "processes"}
+FREE_BETWEEN_RUNS = {"captures", "out", "shard_bytes", "threads"}
 """Fields that may differ between the runs that fill one folder: they change no object's content."""
 
 
@@ -57,16 +55,14 @@ class PreprocessConfig:
     """Where mattes come from: `alpha` is the capture's own."""
     shard_bytes: float = 1.5e9
     """A shard is closed when it holds this many bytes."""
-    processes: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    """Worker processes; 1 works in this process."""
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Captures worked on at the same time."""
 
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes) < 1:
             raise ValueError(f"sizes must be positive, got {self.sizes}")
-        if self.shard_bytes < 1 or self.processes < 1:
-            raise ValueError(
-                f"shard_bytes and processes must be at least 1, got {self.shard_bytes} and {self.processes}"
-            )
+        if self.shard_bytes < 1 or self.threads < 1:
+            raise ValueError(f"shard_bytes and threads must be at least 1, got {self.shard_bytes} and {self.threads}")
         upscale.find(self.upscale)
         matte.find(self.matte)
 
@@ -219,7 +215,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _fill(config: PreprocessConfig, paths: list[Path], summary: Summary) -> None:
-    """Writes the objects of `paths`. Ctrl-C or a lost worker closes the shard in hand with what it holds."""
+    """Writes the objects of `paths`. Ctrl-C closes the shard in hand with what it holds."""
     writer: ShardWriter | None = None
     results = tqdm(_results(config, paths), total=len(paths), unit="object", desc="preprocess")
     try:
@@ -232,7 +228,7 @@ def _fill(config: PreprocessConfig, paths: list[Path], summary: Summary) -> None
                     _failure_path(config, path).unlink(missing_ok=True)
                 if stop.asked:
                     raise KeyboardInterrupt
-    except (KeyboardInterrupt, BrokenProcessPool):
+    except KeyboardInterrupt:
         if writer:
             _finish(writer, summary)
         raise
@@ -304,15 +300,12 @@ def _next_number(folder: Path) -> int:
 
 def _results(config: PreprocessConfig, paths: list[Path]) -> Iterator[ShardObject | Failure]:
     """Every path's result, in order, a bounded number of them ahead of whoever takes them."""
-    if config.processes == 1 or len(paths) == 1:
-        yield from (attempt(path, config) for path in paths)
-        return
-    # Spawned, not forked: the parent has threads (tqdm, OpenCV) whose locks a fork would copy in any state.
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(min(config.processes, len(paths)), context, _start_worker)
+    # Threads, not processes: decoding, resizing and encoding leave the interpreter's lock, results need not be copied,
+    # and a process that is killed while it hands over a result of megabytes leaves a pool waiting for ever.
+    pool = concurrent.futures.ThreadPoolExecutor(config.threads)
     try:
         rest = iter(paths)
-        first = itertools.islice(rest, 2 * config.processes)
+        first = itertools.islice(rest, 2 * config.threads)
         ahead = collections.deque(pool.submit(attempt, path, config) for path in first)
         while ahead:
             yield ahead.popleft().result()
@@ -321,21 +314,11 @@ def _results(config: PreprocessConfig, paths: list[Path]) -> Iterator[ShardObjec
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
-    cv2.setNumThreads(1)
-
-
 def main() -> int:
     config = command_line.parse(PreprocessConfig, "Turn captures into shards.")
     start = time.monotonic()
-    try:
-        summary = preprocess(config)
-    except BrokenProcessPool:
-        raise UserError(
-            f"{config.out}: a worker process was killed, most likely for want of memory; what was finished is kept, run the "
-            f"same command again with a smaller --processes than {config.processes}"
-        ) from None
+    cv2.setNumThreads(1)  # the threads are ours; OpenCV's own would only get in their way
+    summary = preprocess(config)
     print(summary.text(time.monotonic() - start))
     return EXIT_ITEMS_FAILED if summary.failed else EXIT_OK
 

@@ -224,7 +224,7 @@ def test_the_sheet_shows_what_is_stored(captures: Path, tmp_path: Path) -> None:
 
 
 def test_shards_and_captures_give_the_same_sheet(captures: Path, tmp_path: Path) -> None:
-    assert run("preprocess.captures", "--captures", captures, "--out", tmp_path, "--processes", 1).returncode == 0
+    assert run("preprocess.captures", "--captures", captures, "--out", tmp_path, "--threads", 1).returncode == 0
     of_captures = contact_sheet(ShowConfig(captures, tmp_path / "a.png", size=24))
     of_shards = contact_sheet(ShowConfig(tmp_path, tmp_path / "a.png", size=24))
     np.testing.assert_array_equal(of_captures, of_shards)
