@@ -167,7 +167,7 @@ def chair(draw: Draw) -> Piece:
         _seat(piece, draw, seat, body, pad)
         _BACKS[style](piece, draw, seat, body if style == "barrel" else frame, pad)
     if (style in FRAMED or style in ("cushion", "shell")) and draw.chance(0.4):
-        _arms(piece, draw, seat, frame, pad, free=style not in FRAMED)
+        _arms(piece, draw, seat, frame, pad, style)
     return piece
 
 
@@ -199,14 +199,16 @@ def _stand(piece: Piece, draw: Draw, base: str, seat: Seat, frame: Material, sty
     continuous = style in FRAMED
     top = seat.height - seat.thickness * 0.6
     thickness = draw.between(0.032, 0.045)
-    inset = thickness / 2 if continuous else draw.between(0.03, 0.07)
+    inset = thickness / 2 if continuous else draw.between(0.03, 0.05)
+    splay = draw.between(0.0, 0.03) if continuous else draw.between(0.02, 0.06)
+    if base in ("cabriole", "sabre", "turned"):
+        splay = 0.0
     if style == "shell":
         # Its sides turn up; it is held in the middle, on a plate.
-        inset = 0.1
+        inset, splay = 0.1, splay + 0.05
         piece.add(frame, box((seat.width - 0.2, seat.depth - 0.2, 0.024), 0.004).moved(z=top - 0.01))
     share = corner_share(seat.outline)
     half = (share * seat.width / 2 - inset, share * seat.depth / 2 - max(inset, 0.02))
-    splay = 0.0 if base in ("cabriole", "sabre", "turned") else draw.between(0.0, 0.06) * (0.5 if continuous else 1.0)
     stance = Stance(half, top, thickness, splay)
     if base in supports.CORNER_LEGS:
         piece.add(frame, *supports.corner_legs(draw, base, stance))
@@ -222,7 +224,7 @@ def _stand(piece: Piece, draw: Draw, base: str, seat: Seat, frame: Material, sty
     elif base == "star":
         piece.add(frame, *supports.star(draw.between(0.27, 0.31), top))
     else:
-        wide = replace(stance, half=(half[0], max(half[1], 0.16)), splay=0.0)
+        wide = replace(stance, half=(half[0], max(half[1], 0.42 * seat.depth)), splay=0.0)
         square = draw.chance(0.5)
         solids = {"sled": lambda: supports.sled(wide, square), "cantilever": lambda: supports.cantilever(wide)}
         piece.add(frame, *solids.get(base, lambda: supports.crossed(wide))())
@@ -468,19 +470,22 @@ _BACKS: dict[str, Callable[[Piece, Draw, Seat, Material, Material], None]] = {
 }
 
 
-def _arms(piece: Piece, draw: Draw, seat: Seat, frame: Material, pad: Material, free: bool) -> None:
+def _arms(piece: Piece, draw: Draw, seat: Seat, frame: Material, pad: Material, style: str) -> None:
     """A rest at either side: a loop of bar, or a post at the front with a board on it that runs into the back.
 
-    `free`: the back has no posts to run into, and the loop returns to the seat.
+    Where the back has no posts to run into, the loop returns to the seat; under a moulded seat it ends at the plate.
     """
     x, rear = seat.width / 2 + 0.012, seat.depth / 2 + 0.02
-    z, front = seat.height + draw.between(0.17, 0.23), -seat.depth * draw.between(0.15, 0.38)
-    under, held = seat.height - seat.thickness * 0.5, seat.half_width(front) - 0.025
+    free, moulded = style not in FRAMED, style == "shell"
+    z, front = seat.height + draw.between(0.17, 0.23), -seat.depth * draw.between(0.15, 0.2 if moulded else 0.38)
+    under = seat.height - (0.017 if moulded else seat.thickness * 0.5)
+    inset = 0.13 if moulded else 0.025
+    held = seat.half_width(front) - inset
     if free or draw.chance(0.5):
         corners = [(held, front, under), (x + 0.01, front, under), (x + 0.02, front, z)]
         if free:
-            end = 0.3 * seat.depth
-            corners += [(x + 0.02, end, z), (x + 0.01, end, under), (seat.half_width(end) - 0.03, end, under)]
+            end = (0.2 if moulded else 0.3) * seat.depth
+            corners += [(x + 0.02, end, z), (x + 0.01, end, under), (seat.half_width(end) - inset, end, under)]
         else:
             corners += [(x, rear, z), (seat.rear_width / 2 - 0.03, rear, z)]
         piece.pair(frame, sweep(filleted(corners, 0.045, 5), circle(0.011), up=X))

@@ -121,7 +121,9 @@ def _hairpin(draw: Draw, height: float, thickness: float) -> list[Solid]:
     path = filleted([(-spread, 0, height - 0.002), (0, 0, wire), (0, -spread, height - 0.002)], 0.02, 6)
     plate = box((spread * 2.2, spread * 2.2, 0.006), 0.002).moved(-spread / 2, -spread / 2, height - 0.003)
     bent = sweep(path, circle(wire, 10))
-    return [bent.moved(z=-float(bent.vertices[:, 2].min())).bent(lambda p: np.minimum(p, [9, 9, height])), plate]
+    low, high = bent.vertices[:, 2].min(), bent.vertices[:, 2].max()
+    # Bending cut its corner off and its ends stand askew: stretched to reach from the ground into the plate.
+    return [bent.bent(lambda p: np.column_stack([p[:, :2], (p[:, 2] - low) / (high - low) * height])), plate]
 
 
 _LEGS: dict[str, Callable[[Draw, float, float], list[Solid]]] = {
