@@ -78,7 +78,8 @@ def shard_paths(folder: Path) -> list[Path]:
 
 def encode_rgba(rgba: np.ndarray) -> bytes:
     """(S, S, 4) uint8 straight alpha -> lossless WebP. Colour under alpha 0 is dropped."""
-    # Against PNG on renders it decodes twice as fast and takes two thirds of the bytes; it encodes five times as slowly.
+    # Against PNG (level 3) on renders at 512², 256², 128², measured: decodes 2.8, 2.1, 1.3 times as fast and takes 0.55 of
+    # the bytes; encodes 6 to 14 times as slowly (97, 47, 13 ms), which is paid once, and less than what rendering took.
     ok, data = cv2.imencode(".webp", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_WEBP_QUALITY, 101])
     assert ok, rgba.shape
     return data.tobytes()

@@ -83,10 +83,9 @@ def contact_sheet(config: ShowConfig) -> np.ndarray:
 def _capture_rows(files: list[Path], config: ShowConfig) -> Iterator[Row]:
     for number in evenly(len(files), config.objects):
         with CaptureReader(files[number]) as capture:
-            asset = capture.record.get("asset")
             yield Row(
                 capture.uid,
-                {**capture.record, **(asset if isinstance(asset, dict) else {})},
+                capture.record,
                 len(capture),
                 partial(capture.picture, "rgba"),
                 capture.depth if "depth" in capture.passes else None,

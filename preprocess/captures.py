@@ -124,9 +124,8 @@ def _matted(path: Path, view: int, rgba: np.ndarray, config: PreprocessConfig) -
 
 
 def _record(capture: CaptureReader) -> dict[str, Any]:
-    asset = capture.record.get("asset")
+    """What the capture knows of its object, under the capture's own names (uid, source, lvis_class, licence, creator, …)."""
     return {
-        **(asset if isinstance(asset, dict) else {}),
         **capture.record,
         "depth_scale": capture.depth_scale,
         "rendered_size": capture.width,

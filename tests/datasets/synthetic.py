@@ -153,13 +153,11 @@ def make_capture(uid: str, seed: int, views: int, resolution: int, points: int =
     record = {
         "seed": seed,
         "source": "synthetic",
-        "asset": {
-            "lvis_class": "lamp",
-            "licence": "cc0",
-            "name": f"Scene {seed}",
-            "creator": "tests",
-            "source_url": "",
-        },
+        "lvis_class": "lamp",
+        "licence": "cc0",
+        "name": f"Scene {seed}",
+        "creator": "tests",
+        "source_url": "",
     }
     return Capture(uid, resolution, resolution, DEPTH_SCALE, made, geometry, preview, record)
 

@@ -59,7 +59,7 @@ def test_what_is_written_is_read(capture_file: Path) -> None:
     capture = make_capture(UID, 1, views=3, resolution=40, points=300)
     with CaptureReader(capture_file) as reader:
         assert (reader.uid, len(reader), reader.width, reader.passes) == (UID, 3, 40, ["rgba", "depth", "normal"])
-        assert reader.record["asset"]["licence"] == "cc0"
+        assert reader.record["licence"] == "cc0"
         for view, made in enumerate(capture.views):
             np.testing.assert_allclose(reader.world_from_camera[view], made.world_from_camera, atol=1e-15)
             np.testing.assert_allclose(reader.intrinsics[view], made.intrinsics, rtol=1e-15)

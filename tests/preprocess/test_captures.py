@@ -104,7 +104,7 @@ def test_bytes_do_not_depend_on_the_number_of_threads(captures: Path, tmp_path: 
 
 
 def test_a_full_shard_is_closed_and_the_next_begun(captures: Path, tmp_path: Path) -> None:
-    summary = preprocess(config(captures, tmp_path, shard_bytes=600_000))  # an object takes about 290,000
+    summary = preprocess(config(captures, tmp_path, shard_bytes=800_000))  # an object takes about 300,000
     assert [len(ShardSet([path])) for path in shard_paths(tmp_path)] == [3, 2]
     assert summary.shards == ["shard-000000.h5", "shard-000001.h5"]
     assert len(ShardSet(tmp_path)) == COUNT
