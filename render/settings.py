@@ -1,0 +1,54 @@
+"""What decides a capture's content beside the asset: one value that the command, the worker and the capture share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from render.lights import Lighting
+from render.rigs import Shell
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an asset is rendered. The same asset, settings and versions give the same bytes."""
+
+    views: int = 32
+    """Pictures an asset."""
+    resolution: int = 512
+    """Side of the square pictures, pixels."""
+    samples: int = 32
+    """Light paths a pixel before denoising; 16 is twice as fast and a little softer, 128 is for stills."""
+    denoise: bool = True
+    """Whether the colour pictures are denoised (OpenImageDenoise, fast)."""
+    seed: int = 0
+    """Of lights (with the uid) and cameras (with the uid and the view)."""
+    shell: Shell = field(default_factory=Shell)
+    """Where the cameras are."""
+    lighting: Lighting = field(default_factory=Lighting)
+    """Where the lights are."""
+
+    def __post_init__(self) -> None:
+        if self.views < 1:
+            raise ValueError(f"views must be at least 1, got {self.views}")
+        if not 16 <= self.resolution <= 4096:
+            raise ValueError(f"resolution must lie in [16, 4096], got {self.resolution}")
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, got {self.samples}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in [0, 2³²), got {self.seed}")
+
+    @property
+    def depth_scale(self) -> float:
+        """Object units a step of the 16-bit depth: the farthest point that can be seen is just below its end."""
+        return (self.shell.distance[1] + 1.05) / 65535
+
+
+def from_json(values: dict[str, Any]) -> Settings:
+    """The inverse of `turntable.config.resolved` for `Settings`."""
+    plain = {k: v for k, v in values.items() if k not in ("shell", "lighting")}
+    return Settings(**plain, shell=Shell(**_tuples(values["shell"])), lighting=Lighting(**_tuples(values["lighting"])))
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

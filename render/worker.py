@@ -1,0 +1,129 @@
+"""One Blender process: a job in, a capture out. Started by `turntable.jobs.Worker`, never by hand.
+
+A job names the asset's file, the capture's path, the settings and what the catalogue knows. All views of an asset are rendered
+in one scene made afresh, with seeds that depend on (seed, uid, view): the capture's bytes are the same from any worker.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bpy
+import numpy as np
+
+from datasets import captures
+from render import checks, devices, lights, rigs, scene
+from render.passes import Studio
+from render.settings import Settings, from_json
+from turntable import cameras, framing, geometry, report
+from turntable.config import resolved
+from turntable.jobs import ItemError, serve
+
+PREVIEW_SIDE = 192
+"""Side of a view in the contact sheet, pixels."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One asset to render."""
+
+    uid: str
+    asset: Path
+    """File of the asset."""
+    out: Path
+    """Path of the capture."""
+    settings: Settings
+    record: dict[str, Any]
+    """What the catalogue knows: source, class, licence, attribution. JSON values."""
+
+
+def read_job(values: dict[str, Any]) -> Job:
+    """A job's JSON values."""
+    settings = from_json(values["settings"])
+    return Job(values["uid"], Path(values["asset"]), Path(values["out"]), settings, values["record"])
+
+
+def render_asset(job: Job, device: str, beat: Callable[[str], None]) -> dict[str, Any]:
+    """Renders one asset and writes its capture -> seconds by stage."""
+    started = time.perf_counter()
+    normalisation, vertices, faces, asset = scene.load(job.asset)
+    loaded = time.perf_counter()
+    settings = job.settings
+    lighting = lights.draw(settings.lighting, settings.seed, job.uid)
+    with Studio(settings, lighting, device) as studio:
+        views, pictures = _views(job, studio, beat)
+    if not any(view.record["hit"] for view in views):
+        raise ItemError("empty", f"{job.asset}: nothing of it is seen in any of {len(views)} views")
+    rendered = time.perf_counter()
+    beat("geometry")
+    try:
+        shape = geometry.describe(vertices, faces, rigs.stream(settings.seed, job.uid, "surface"))
+    except ValueError as error:
+        raise ItemError("empty", f"{job.asset}: {error}") from error
+    record = {
+        **job.record,
+        "seed": settings.seed,
+        "lights": lighting.record(),
+        "normalisation": normalisation.record(),
+        "asset": asset,
+        "settings": resolved(settings),
+        "versions": {"blender": bpy.app.version_string, "device": device},
+    }
+    size = settings.resolution
+    preview = _contact_sheet(pictures)
+    capture = captures.Capture(job.uid, size, size, settings.depth_scale, views, shape, preview, record)
+    captures.write_capture(job.out, capture)
+    seconds = {"import": loaded - started, "views": rendered - loaded, "rest": time.perf_counter() - rendered}
+    return {"seconds": {k: round(v, 3) for k, v in seconds.items()}}
+
+
+def _views(job: Job, studio: Studio, beat: Callable[[str], None]) -> tuple[list[captures.View], list[np.ndarray]]:
+    """Every view, encoded, and its colour picture (H, W, 4) uint8. All colour first: changing passes costs a scene update."""
+    settings = job.settings
+    intrinsics = cameras.intrinsics_from_fov(settings.shell.fov_deg)
+    poses = [rigs.shell_camera(settings.shell, settings.seed, job.uid, view) for view in range(settings.views)]
+    pictures = []
+    for index, pose in enumerate(poses):
+        beat(f"view {index + 1} of {len(poses)}")
+        noise = int(rigs.stream(settings.seed, job.uid, f"noise {index}").integers(2**31))
+        pictures.append(studio.colour(pose, noise))
+    views = []
+    for index, (pose, rgba) in enumerate(zip(poses, pictures, strict=True)):
+        beat(f"geometry of view {index + 1} of {len(poses)}")
+        depth, normal = studio.geometry(pose)
+        images = {
+            "rgba": captures.encode_png(rgba),
+            "depth": captures.encode_depth(depth, settings.depth_scale),
+            "normal": captures.encode_normal(normal, depth > 0),
+        }
+        views.append(captures.View(pose, intrinsics, images, checks.check_view(rgba, depth)))
+    return views, pictures
+
+
+def _contact_sheet(pictures: list[np.ndarray]) -> bytes:
+    small = [framing.resize(picture, PREVIEW_SIDE, PREVIEW_SIDE) for picture in pictures]
+    on_white = [(framing.on_background(picture) * 255).round().astype(np.uint8) for picture in small]
+    columns = max(round((len(pictures) * 4 / 3) ** 0.5), 1)
+    return report.encode_picture(report.contact_sheet(on_white, columns))
+
+
+def main() -> None:
+    """`python -m render.worker cpu` or `python -m render.worker 0` (the number of a GPU)."""
+    device = ""
+
+    def prepare() -> dict[str, Any]:
+        nonlocal device
+        bpy.ops.wm.read_factory_settings(use_empty=True)
+        device = devices.choose(None if sys.argv[1] == "cpu" else int(sys.argv[1]))
+        return {"device": device, "blender": bpy.app.version_string}
+
+    serve(lambda job, beat: render_asset(read_job(job), device, beat), prepare)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,538 @@
+"""How items get done: workers in processes of their own, and the run that drives them over a list.
+
+A worker is any command that calls `serve`. It is started with two pipes of its own, over which jobs come and replies go as
+lines of JSON; whatever it or its libraries print goes to a log file. `Worker` is the one place that knows about timeouts,
+silence, crashes, memory, recycling and quarantine; `run` drives several of them, a thread each, over a list of items.
+
+    parent -> worker   {"job": {…}}                                    end of file: exit
+    worker -> parent   {"ready": {…}}                                  once, after start
+                       {"beat": "view 3 of 12"}                        sign of life
+                       {"done": {…}} | {"failed": {"reason": …, "message": …}}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from tqdm import tqdm
+
+from turntable.errors import DiskFullError, UserError
+from turntable.files import read_json, write_json, write_text
+
+log = logging.getLogger(__name__)
+
+RETRYABLE = frozenset({"download"})
+"""Reasons that the next run tries again unasked; others would most likely end the same way, and are named by `--retry`."""
+_DEADLY = frozenset({"crash", "out-of-memory"})
+"""Deaths of a worker that may be the worker's own fault: the item gets another worker before it is given up."""
+_PIPES = "TURNTABLE_WORKER_PIPES"
+_LOG_LIMIT = 16 << 20
+
+
+class ItemError(UserError):
+    """An item that cannot be done; the run goes on without it."""
+
+    def __init__(self, reason: str, message: str, log_tail: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        """A short name to count by: `bad-asset`, `timeout`, `crash`, …"""
+        self.log_tail = log_tail
+        """The end of what the worker printed meanwhile, where that may tell more."""
+
+
+class WorkerError(UserError):
+    """Workers do not start; no item is to blame."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a worker may take."""
+
+    timeout_s: float = 1800.0
+    """Seconds an item may take; then its worker is killed."""
+    silence_s: float = 600.0
+    """Seconds without a sign of life from a worker that has an item; then it is taken for hung and killed."""
+    start_s: float = 900.0
+    """Seconds a worker may take to start: a GPU's kernels may have to be compiled once."""
+    recycle_gb: float = 2.0
+    """A worker that holds more memory than this (GiB resident) after an item is replaced by a new one."""
+    recycle_items: int = 1000
+    """A worker is replaced after this many items."""
+    memory_gb: float = 0.0
+    """A worker that holds more memory than this (GiB resident) during an item is killed; 0 = no limit."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0 or (value == 0 and name != "memory_gb"):
+                raise ValueError(f"{name} must be positive, got {value}")
+
+
+class Worker:
+    """One worker process and its successors. `do` is for one thread at a time; `kill` may come from any."""
+
+    def __init__(self, command: Sequence[str], log_path: Path, limits: Limits | None = None) -> None:
+        """`command` runs a program that calls `serve`; all that it prints is appended to `log_path`."""
+        self.command = list(command)
+        self.log_path = log_path
+        self.limits = limits or Limits()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._jobs = self._replies = -1
+        self._buffer = b""
+        self._items = 0
+        self._log_start = 0
+        self._killed = threading.Event()
+
+    def start(self) -> None:
+        """Starts the process and waits until it is ready. Raises `WorkerError` when it does not come up."""
+        if self._process:
+            return
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        mode = "wb" if self.log_path.exists() and self.log_path.stat().st_size > _LOG_LIMIT else "ab"
+        jobs_read, self._jobs = os.pipe()
+        self._replies, replies_write = os.pipe()
+        environment = {**os.environ, _PIPES: f"{jobs_read},{replies_write},{os.getpid()}"}
+        try:
+            with self.log_path.open(mode) as output:
+                self._log_start = output.tell()
+                self._process = subprocess.Popen(
+                    self.command,
+                    env=environment,
+                    pass_fds=(jobs_read, replies_write),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        finally:
+            os.close(jobs_read)
+            os.close(replies_write)
+        self._buffer, self._items = b"", 0
+        if self._killed.is_set():  # killed while it was being started
+            self.kill()
+        try:
+            reply = self._wait("ready", self.limits.start_s, self.limits.start_s)
+        except ItemError as error:
+            raise WorkerError(f"no worker starts: {error}\n{error.log_tail}".rstrip()) from error
+        if "failed" in reply:
+            self.kill()
+            raise WorkerError(str(reply["failed"]["message"]))
+
+    def do(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Has the process do one job -> what `serve`'s handler returned.
+
+        Raises `ItemError` when the handler raised one, or when the job outlived the limits or killed its worker twice.
+        """
+        try:
+            return self._attempt(job)
+        except ItemError as error:
+            if error.reason not in _DEADLY or self._killed.is_set():
+                raise
+        try:
+            return self._attempt(job)
+        except ItemError as error:
+            if error.reason in _DEADLY:
+                message = f"{error}; it has killed two workers and is put aside"
+                raise ItemError(error.reason, message, error.log_tail) from error
+            raise
+
+    def _attempt(self, job: dict[str, Any]) -> dict[str, Any]:
+        self.start()
+        self._log_start = self.log_path.stat().st_size
+        # A worker that died between two items shows when its reply is read.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._jobs, json.dumps({"job": job}).encode() + b"\n")
+        reply = self._wait("done", self.limits.timeout_s, self.limits.silence_s)
+        self._items += 1
+        if self._items >= self.limits.recycle_items or self.resident_gb() > self.limits.recycle_gb:
+            self.close()
+        if "failed" in reply:
+            failed = reply["failed"]
+            raise ItemError(failed["reason"], failed["message"], failed.get("log", ""))
+        return reply["done"]
+
+    def _wait(self, wanted: str, timeout_s: float, silence_s: float) -> dict[str, Any]:
+        """The next reply `wanted` or `failed`; a worker that dies or outlives its time is killed and an `ItemError`."""
+        started = last_sign = time.monotonic()
+        doing = ""
+        while True:
+            reply = self._read(0.5)
+            now = time.monotonic()
+            if reply is None:
+                raise self._death(doing)
+            if "beat" in reply:
+                doing, last_sign = f" (last at {reply['beat']})", now
+            elif reply:
+                return reply
+            if now - started > timeout_s:
+                raise self._give_up("timeout", f"not finished after {timeout_s:g} s{doing}")
+            if now - last_sign > silence_s:
+                raise self._give_up("timeout", f"no sign of life for {silence_s:g} s{doing}")
+            if self.limits.memory_gb and self.resident_gb() > self.limits.memory_gb:
+                raise self._give_up("out-of-memory", f"needs more than {self.limits.memory_gb:g} GiB{doing}")
+
+    def _read(self, seconds: float) -> dict[str, Any] | None:
+        """One message, {} when none came within `seconds`, None when the process has closed its end."""
+        if b"\n" not in self._buffer:
+            if not select.select([self._replies], [], [], seconds)[0]:
+                return {}
+            chunk = os.read(self._replies, 1 << 16)
+            if not chunk:
+                return None
+            self._buffer += chunk
+        line, newline, rest = self._buffer.partition(b"\n")
+        if not newline:
+            return {}
+        self._buffer = rest
+        return json.loads(line)
+
+    def _give_up(self, reason: str, message: str) -> ItemError:
+        self._end()
+        return ItemError(reason, message, self._log_tail())
+
+    def _death(self, doing: str) -> ItemError:
+        assert self._process
+        try:
+            code = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            code = None
+        self._end()
+        tail = self._log_tail()
+        if self._killed.is_set():
+            return ItemError("interrupted", "interrupted", tail)
+        if code == -signal.SIGKILL:
+            return ItemError(
+                "out-of-memory", f"its worker was killed from outside, most likely for memory{doing}", tail
+            )
+        if "MemoryError" in tail or "Malloc returns null" in tail:
+            return ItemError("out-of-memory", f"its worker ran out of memory{doing}", tail)
+        if code is None:
+            how = "closed its pipe"
+        else:
+            how = f"died of {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        return ItemError("crash", f"its worker {how}{doing}", tail)
+
+    def _log_tail(self, limit: int = 4000) -> str:
+        """The end of what was printed since the job began."""
+        with contextlib.suppress(OSError), self.log_path.open("rb") as output:
+            end = output.seek(0, os.SEEK_END)
+            output.seek(max(self._log_start, end - limit))
+            return "\n".join(output.read().decode(errors="replace").splitlines()[-20:])
+        return ""
+
+    def resident_gb(self) -> float:
+        """GiB of memory that the process holds; 0 when there is none."""
+        if not self._process:
+            return 0.0
+        try:
+            return psutil.Process(self._process.pid).memory_info().rss / 2**30
+        except psutil.NoSuchProcess:
+            return 0.0
+
+    def close(self, patience_s: float = 10.0) -> None:
+        """Lets an idle process end by itself, kills it if it does not. The next `do` starts a new one."""
+        if self._process:
+            self._close_pipe("_jobs")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=patience_s)
+        self._end()
+
+    def kill(self) -> None:
+        """Kills the process and all that it started, now and for good; a `do` under way raises `ItemError`."""
+        self._killed.set()
+        if self._process:
+            self._kill_group(self._process)
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process:
+            self._kill_group(process)
+            process.wait()
+        self._close_pipe("_jobs")
+        self._close_pipe("_replies")
+
+    def _close_pipe(self, name: str) -> None:
+        descriptor = getattr(self, name)
+        setattr(self, name, -1)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    @staticmethod
+    def _kill_group(process: subprocess.Popen[bytes]) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def serve(
+    handle: Callable[[dict[str, Any], Callable[[str], None]], dict[str, Any]],
+    prepare: Callable[[], dict[str, Any]] = dict,
+) -> None:
+    """A worker's life: `prepare` once, then `handle(job, beat)` for every job until the parent closes its pipe or dies.
+
+    `handle` calls `beat(where)` as it goes along. What it raises becomes the item's failure: `ItemError` its own reason,
+    `MemoryError` `out-of-memory`, `DiskFullError` `disk-full`, anything else `crash` with the traceback.
+    """
+    jobs, replies, parent = map(int, os.environ.pop(_PIPES).split(","))
+    _die_with(parent)
+
+    def send(message: dict[str, Any]) -> None:
+        os.write(replies, json.dumps(message).encode() + b"\n")
+
+    try:
+        ready = prepare()
+    except UserError as error:
+        send({"failed": {"message": str(error)}})
+        return
+    send({"ready": ready})
+    for line in os.fdopen(jobs):
+        try:
+            reply = {"done": handle(json.loads(line)["job"], lambda where: send({"beat": where}))}
+        except Exception as error:
+            reply = {"failed": _failure(error)}
+        with contextlib.suppress(BrokenPipeError):
+            send(reply)
+
+
+def _failure(error: Exception) -> dict[str, str]:
+    if isinstance(error, ItemError):
+        return {"reason": error.reason, "message": str(error), "log": error.log_tail}
+    if isinstance(error, MemoryError):
+        return {"reason": "out-of-memory", "message": "Python ran out of memory"}
+    if isinstance(error, DiskFullError):
+        return {"reason": "disk-full", "message": str(error.strerror)}
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    return {"reason": "crash", "message": f"{type(error).__name__}: {error}", "log": text[-4000:]}
+
+
+def _die_with(parent: int) -> None:
+    """Has the kernel kill this process when the parent dies, however it dies. Elsewhere than on Linux the pipe's end does."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before that took hold
+        os._exit(1)
+
+
+@dataclass
+class Summary:
+    """How a run ended."""
+
+    total: int = 0
+    """Items asked for."""
+    skipped: int = 0
+    """Done before this run."""
+    done: int = 0
+    """Done by this run."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """Reason -> items that failed in this run."""
+    failed_before: Counter[str] = field(default_factory=Counter)
+    """Reason -> items that failed before and were not tried again."""
+    seconds: float = 0.0
+
+    @property
+    def all_done(self) -> bool:
+        """Whether every item asked for is done."""
+        return self.done + self.skipped == self.total
+
+    def record(self) -> dict[str, Any]:
+        """As JSON values."""
+        rate = 3600 * self.done / self.seconds if self.done else 0.0
+        counts = {"total": self.total, "done": self.done, "skipped": self.skipped}
+        failures = {"failed": dict(self.failed), "failed_before": dict(self.failed_before)}
+        left = self.total - self.done - self.skipped - self.failed.total() - self.failed_before.total()
+        return {**counts, **failures, "left": left, "seconds": round(self.seconds, 1), "items_per_hour": round(rate, 1)}
+
+    def text(self, out: Path) -> str:
+        """One paragraph for a person."""
+        r = self.record()
+        parts = [f"{self.done} done", f"{self.skipped} done before"]
+        if self.failed:
+            parts.append(f"{self.failed.total()} failed ({_counted(self.failed)})")
+        if self.failed_before:
+            again = " ".join(sorted(self.failed_before))
+            parts.append(
+                f"{self.failed_before.total()} failed before and not tried again ({_counted(self.failed_before)}; "
+                f"--retry {again})"
+            )
+        if r["left"]:
+            parts.append(f"{r['left']} not reached")
+        rate = f"; {r['items_per_hour']:g} items an hour" if self.done else ""
+        where = f"\nfailures are in {out / 'failures'}" if self.failed or self.failed_before else ""
+        return f"{self.total} items: {', '.join(parts)} in {self.seconds:.0f} s{rate}{where}"
+
+
+def _counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+
+
+def failure_path(out: Path, item: str) -> Path:
+    """Where the reason of an item's failure is written."""
+    return out / "failures" / f"{item}.json"
+
+
+def remaining(
+    out: Path, items: Iterable[str], output: Callable[[str], Path], retry: Sequence[str] = ()
+) -> tuple[list[str], Summary]:
+    """What a run has to do: items that are neither done nor failed for a reason that stays, and the summary it begins with.
+
+    `retry` names reasons to try again beside the retryable ones; `all` names all.
+    """
+    summary, todo = Summary(), []
+    for item in dict.fromkeys(items):
+        summary.total += 1
+        if output(item).exists():
+            summary.skipped += 1
+            continue
+        failure = failure_path(out, item)
+        reason = read_json(failure)["reason"] if failure.exists() else None
+        if reason is None or reason in RETRYABLE or reason in retry or "all" in retry:
+            todo.append(item)
+        else:
+            summary.failed_before[reason] += 1
+    return todo, summary
+
+
+class Run:
+    """Workers over a list of items, a thread each. `out` keeps items.txt, failures/, logs/ and summary.json."""
+
+    def __init__(
+        self,
+        out: Path,
+        prepare: Callable[[str], dict[str, Any]],
+        output: Callable[[str], Path],
+        workers: Sequence[Worker],
+    ) -> None:
+        """`prepare` makes an item's job (it may download, and raise `ItemError`); `output` is the file that a done item leaves."""
+        self.out, self.prepare, self.output, self.workers = out, prepare, output, workers
+        self._queue: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._first_ready = threading.Event()
+        self._fatal: BaseException | None = None
+
+    def __call__(self, todo: Sequence[str], summary: Summary, unit: str = "item") -> Summary:
+        """Does `todo`, which with `summary` comes from `remaining`. Raises what stops a run: no worker, no disk, Ctrl-C."""
+        started = time.monotonic()
+        self._record_items(todo)
+        for item in todo:
+            self._queue.put(item)
+        self.summary = summary
+        try:
+            with tqdm(total=summary.total, initial=summary.total - len(todo), unit=unit, smoothing=0) as self._bar:
+                self._drive_all(len(todo))
+        except BaseException as error:
+            self._fatal = error
+        finally:
+            summary.seconds = time.monotonic() - started
+        with contextlib.suppress(OSError) if self._fatal else contextlib.nullcontext():
+            write_json(self.out / "summary.json", summary.record())
+        if self._fatal:
+            log.info("%s", summary.text(self.out))
+            raise self._fatal
+        return summary
+
+    def _drive_all(self, count: int) -> None:
+        threads = [threading.Thread(target=self._drive, args=(w, i == 0)) for i, w in enumerate(self.workers[:count])]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.2)  # a plain join would not let Ctrl-C through
+        finally:
+            self._stop.set()
+            for worker in self.workers:
+                if any(thread.is_alive() for thread in threads):
+                    worker.kill()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+
+    def _drive(self, worker: Worker, first: bool) -> None:
+        """One thread: an item after another through one worker, the next one's job prepared meanwhile."""
+        try:
+            with ThreadPoolExecutor(1) as ahead:
+                following = self._next(ahead)
+                while following and not self._stop.is_set():
+                    (item, job), following = following, self._next(ahead)
+                    self._finish(item, job, worker, first)
+            worker.close()
+        except BaseException as error:
+            worker.kill()
+            self._fail_run(error)
+
+    def _next(self, ahead: ThreadPoolExecutor) -> tuple[str, Future[dict[str, Any]]] | None:
+        try:
+            item = self._queue.get_nowait()
+        except queue.Empty:
+            return None
+        return item, ahead.submit(self.prepare, item)
+
+    def _finish(self, item: str, job: Future[dict[str, Any]], worker: Worker, first: bool) -> None:
+        try:
+            ready = job.result()
+            self._start(worker, first)
+            worker.do(ready)
+            if not self.output(item).exists():
+                raise ItemError("crash", f"its worker said done, but left no {self.output(item)}", worker._log_tail())
+        except ItemError as error:
+            if self._stop.is_set() or error.reason == "interrupted":
+                return
+            if error.reason == "disk-full":
+                raise DiskFullError(0, str(error)) from error
+            self._record_failure(item, error)
+        else:
+            failure_path(self.out, item).unlink(missing_ok=True)
+            with self._lock:
+                self.summary.done += 1
+                self._bar.update()
+
+    def _start(self, worker: Worker, first: bool) -> None:
+        """The first worker starts alone: what is compiled or cached once is there for the others, and an error shows once."""
+        while not first and not self._first_ready.wait(0.2):
+            if self._stop.is_set():
+                raise ItemError("interrupted", "interrupted")
+        worker.start()
+        self._first_ready.set()
+
+    def _record_failure(self, item: str, error: ItemError) -> None:
+        path = failure_path(self.out, item)
+        record = {"uid": item, "reason": error.reason, "message": str(error)}
+        write_json(path, record | ({"log": error.log_tail} if error.log_tail else {}))
+        tqdm.write(f"{item}: {error.reason}: {error}; listed in {path}", file=sys.stderr)
+        with self._lock:
+            self.summary.failed[error.reason] += 1
+            self._bar.update()
+
+    def _fail_run(self, error: BaseException) -> None:
+        with self._lock:
+            self._fatal = self._fatal or error
+        self._stop.set()
+        for worker in self.workers:
+            worker.kill()
+
+    def _record_items(self, todo: Sequence[str]) -> None:
+        """items.txt: a line an item, the file it leaves, so that `turntable.status` can tell what is missing."""
+        path = self.out / "items.txt"
+        known = path.read_text().splitlines() if path.exists() else []
+        lines = [str(self.output(item).relative_to(self.out)) for item in todo]
+        write_text(path, "".join(f"{line}\n" for line in dict.fromkeys(known + lines)))
