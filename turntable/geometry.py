@@ -151,17 +151,20 @@ def visual_hull(
     widened by the voxel's own half diagonal, meets the matte in every view in which its centre is inside the picture.
     """
     centres = voxel_centres(resolution).astype(np.float64)
-    inside = np.ones(len(centres), dtype=bool)
+    kept = np.arange(len(centres))
     radius = np.sqrt(3) / resolution
     for matte, pose, lens in zip(mattes, world_from_camera, intrinsics, strict=True):
         height, width = matte.shape
-        uv, depth = cameras.project(centres, np.asarray(pose, np.float64), np.asarray(lens, np.float64))
+        uv, depth = cameras.project(centres[kept], np.asarray(pose, np.float64), np.asarray(lens, np.float64))
         # The nearest voxel is the widest in the picture; one radius for the whole view keeps this a single dilation.
         pixels = radius * max(lens[0] * width, lens[1] * height) / max(np.linalg.norm(pose[:, 3]) - 1, 0.2) + 1
         near = ndimage.distance_transform_edt(matte == 0) <= pixels if (matte > 0).any() else matte > 0
-        column, row = (uv * [width, height]).astype(np.int64).T
-        visible = (depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        inside[visible] &= near[row[visible], column[visible]]
+        column, row = np.floor(uv * [width, height]).T
+        seen = np.flatnonzero((depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height))
+        spot = row[seen].astype(np.int64), column[seen].astype(np.int64)
+        kept = np.delete(kept, seen[~near[spot]])
+    inside = np.zeros(len(centres), dtype=bool)
+    inside[kept] = True
     return inside.reshape((resolution,) * 3)
 
 

@@ -220,6 +220,34 @@ def test_the_visual_hull_never_loses_a_thin_rod() -> None:
     assert hull[tuple(geometry.voxel_indices(rod, 64).T)].all()
 
 
+def test_the_visual_hull_is_that_of_the_slow_definition() -> None:
+    """Voxel by voxel and view by view, in plain arithmetic."""
+    mattes, poses, lenses = views_of_sphere(0.5, 3, size=40)
+    hull = geometry.visual_hull(mattes, poses, lenses, 12).reshape(-1)
+    for voxel, centre in enumerate(geometry.voxel_centres(12).astype(float)):
+        expected = True
+        for matte, pose, lens in zip(mattes, poses, lenses, strict=True):
+            (uv,), (depth,) = cameras.project(centre[None], pose, lens)
+            column, row = np.floor(uv * 40).astype(int)
+            if depth <= 0 or not (0 <= column < 40 and 0 <= row < 40):
+                continue
+            reach = np.sqrt(3) / 12 * lens[0] * 40 / (np.linalg.norm(pose[:, 3]) - 1) + 1
+            rows, columns = np.nonzero(matte)
+            expected &= bool((np.hypot(rows - row, columns - column) <= reach).any())
+        assert hull[voxel] == expected
+
+
+def test_what_lies_just_outside_a_picture_is_not_ruled_out_by_it() -> None:
+    """A view in which nothing is seen says nothing of points a fraction of a pixel beyond its border."""
+    pose = cameras.look_at(np.array([0.0, -2.0, 0.0]))
+    centres = geometry.voxel_centres(16)
+    lens = np.array([4.0, 4.0, 0.5, 0.5])  # a narrow view: most of the box lies outside
+    uv, _ = cameras.project(centres.astype(float), pose, lens)
+    inside = ((uv >= 0) & (uv < 1)).all(axis=1)
+    hull = geometry.visual_hull([np.zeros((8, 8), np.uint8)], pose[None], lens[None], 16)
+    np.testing.assert_array_equal(hull.reshape(-1), ~inside)
+
+
 def test_an_empty_matte_leaves_nothing_where_it_looks() -> None:
     mattes, poses, lenses = views_of_sphere(0.5, 2)
     hull = geometry.visual_hull([mattes[0], mattes[1] * 0], poses, lenses)
