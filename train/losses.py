@@ -23,9 +23,9 @@ class LossWeights:
 
     colour: float = 1.0
     """Mean squared error of colours on the background, [0, 1] sRGB."""
-    mask: float = 0.1
+    mask: float = 0.5
     """Mean squared error of opacity against the matte, [0, 1]."""
-    empty: float = 0.01
+    empty: float = 0.1
     """Mean opacity of a tenth of a unit at random points outside the mattes' visual hull: what no picture shows is nothing."""
     lpips: float = 0.0
     """LPIPS (VGG) of the square regions; needs its weights, see --lpips-weights."""
