@@ -27,8 +27,14 @@ class TriplaneConfig:
     """Texels a token's side becomes: a plane has decoder tokens × upsample texels a side."""
     channels: int = 24
     """Features a texel."""
+    overlap: int = 1
+    """Neighbouring tokens' patches overlap so many deep: 1, side by side (LRM), leaves seams in a thin surface; 2, by half."""
     axes: Axes = ((0, 1), (0, 2), (2, 1))
     """World axes (0 x, 1 y, 2 z) along each plane's columns and rows."""
+
+    def __post_init__(self) -> None:
+        if self.overlap < 1 or (self.overlap - 1) * self.upsample % 2:
+            raise ValueError(f"overlap must be at least 1 and (overlap - 1) × upsample even, got {self.overlap}")
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,14 @@ class FieldConfig:
 
 
 class PlaneUpsampler(nn.Module):
-    """Tokens (B, 3 · t², W) to planes (B, 3, C, R, R), R = t × upsample: each token becomes a patch of texels."""
+    """Tokens (B, 3 · t², W) to planes (B, 3, C, R, R), R = t × upsample: each token becomes a patch, and patches add up."""
 
     def __init__(self, config: TriplaneConfig, width: int) -> None:
         super().__init__()
-        self.deconvolution = nn.ConvTranspose2d(width, config.channels, config.upsample, config.upsample)
+        stride, kernel = config.upsample, config.upsample * config.overlap
+        self.deconvolution = nn.ConvTranspose2d(width, config.channels, kernel, stride, padding=(kernel - stride) // 2)
+        # torch's start grows with the kernel's area; where patches overlap, that many times less reaches each texel.
+        self.deconvolution.weight.data *= config.overlap
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens plane by plane, row by row -> planes, rows along dimension 3, columns along 4."""

@@ -138,6 +138,19 @@ def test_each_token_becomes_its_own_patch():
     assert changed.sum() == 4
 
 
+def test_overlapping_patches_reach_half_into_their_neighbours():
+    upsampler = PlaneUpsampler(TriplaneConfig(upsample=4, channels=3, overlap=2), width=8)
+    tokens = torch.zeros(1, 3 * 4 * 4, 8)
+    blank = upsampler(tokens)
+    assert blank.shape == (1, 3, 3, 16, 16)
+    tokens[0, 4 * 2 + 1] = 1.0
+    changed = ((upsampler(tokens) - blank).abs().amax(dim=2) > 0)[0]
+    assert changed[0, 6:14, 2:10].all()
+    assert changed.sum() == 64
+    with pytest.raises(ValueError, match="must be at least 1 and"):
+        TriplaneConfig(upsample=3, overlap=2)
+
+
 def test_sincos_positions_tell_columns_and_rows_apart():
     positions = sincos_positions(12, 128)
     assert positions.shape == (3 * 144, 128)
