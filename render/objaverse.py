@@ -5,6 +5,7 @@ Chooses uids from the catalogue, gives each to a worker, and ends with a summary
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,13 +14,25 @@ from typing import Any
 
 from datasets.captures import capture_path
 from datasets.objaverse import DEFAULT_CACHE, Catalogue, CatalogueError, read_uids
-from render import devices
+from render.devices import require
 from render.settings import Settings
 from turntable import config
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK
-from turntable.jobs import ItemError, Limits, Run, Worker, remaining
+from turntable.jobs import ItemError, Limits, Worker
+from turntable.runs import Run, remaining
 
-ANY_NUMBER_OF_TIMES = {"uids", "classes", "licences", "cache", "mirror", "gpus", "workers_per_gpu", "retry", "limits"}
+ANY_NUMBER_OF_TIMES = {
+    "out",
+    "uids",
+    "classes",
+    "licences",
+    "cache",
+    "mirror",
+    "gpus",
+    "workers_per_gpu",
+    "retry",
+    "limits",
+}
 """Fields that may differ between the runs that fill one folder; they do not change what a capture holds."""
 
 
@@ -42,7 +55,7 @@ class RenderConfig:
     gpus: int = 0
     """GPUs to render on, the first so many that Blender finds; 0 renders on the CPU."""
     workers_per_gpu: int = 1
-    """Blender processes a GPU; on the CPU, Blender processes in all, which share its cores."""
+    """Blender processes a GPU; with --gpus 0, Blender processes in all, which share the cores evenly."""
     retry: tuple[str, ...] = ()
     """Reasons of earlier failures to try again (crash, timeout, …; all), beside those that always are."""
     settings: Settings = field(default_factory=Settings)
@@ -83,14 +96,16 @@ def job_maker(options: RenderConfig, catalogue: Catalogue) -> Callable[[str], di
 
 def make_workers(options: RenderConfig) -> list[Worker]:
     """The workers, not yet started; on the CPU each has an even share of the cores."""
-    names = [str(gpu) for gpu in range(options.gpus)] or ["cpu"]
+    devices = [str(gpu) for gpu in range(options.gpus)] or ["cpu"]
+    # On a GPU the cores only feed it: Blender may use as many as it likes (0).
+    threads = 0 if options.gpus else max(len(os.sched_getaffinity(0)) // options.workers_per_gpu, 1)
     return [
         Worker(
-            [sys.executable, "-m", "render.worker", device],
+            [sys.executable, "-m", "render.worker", device, str(threads)],
             options.out / "logs" / f"worker-{device}-{index}.log",
             options.limits,
         )
-        for device in names
+        for device in devices
         for index in range(options.workers_per_gpu)
     ]
 
@@ -103,7 +118,7 @@ def main() -> int:
     uids = catalogue.select(listed, options.classes, options.licences)
     todo, summary = remaining(options.out, uids, lambda uid: capture_path(options.out, uid), options.retry)
     if todo and options.gpus:
-        devices.require(options.gpus)
+        require(options.gpus)
     config.claim_folder(options.out, options, ANY_NUMBER_OF_TIMES)
     run = Run(
         options.out,

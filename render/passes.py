@@ -28,8 +28,8 @@ _NOTHING_HIT = 1e9
 class Studio:
     """Camera, lights and render settings around the asset in the current scene."""
 
-    def __init__(self, settings: Settings, lights: Lights, device: str) -> None:
-        """`device` is `cpu` or `gpu`, already chosen in Blender's preferences by `render.devices`."""
+    def __init__(self, settings: Settings, lights: Lights, device: str, threads: int = 0) -> None:
+        """`device` is `cpu` or `gpu`, already chosen in Blender's preferences by `render.devices`; `threads` 0 = all cores."""
         self.settings = settings
         self.scene = bpy.context.scene
         self._scratch = tempfile.TemporaryFile(dir=_memory_folder())  # noqa: SIM115 - closed with the studio
@@ -37,6 +37,8 @@ class Studio:
         self._camera = _add_camera(settings.shell.fov_deg)
         _light_scene(lights)
         _set_up(self.scene, settings.resolution, device)
+        self.scene.render.threads_mode = "FIXED" if threads else "AUTO"
+        self.scene.render.threads = threads or 1
 
     def __enter__(self) -> Studio:
         return self
@@ -129,7 +131,7 @@ def _set_up(scene: bpy.types.Scene, resolution: int, device: str) -> None:
     scene.view_settings.exposure, scene.view_settings.gamma = 0.0, 1.0
     cycles.use_adaptive_sampling = False
     cycles.denoiser, cycles.denoising_quality = "OPENIMAGEDENOISE", "FAST"
-    cycles.denoising_input_passes, cycles.denoising_prefilter = "RGB_ALBEDO_NORMAL", "NONE"
+    cycles.denoising_input_passes, cycles.denoising_prefilter = "RGB_ALBEDO_NORMAL", "FAST"
     layer = scene.view_layers[0]
     layer.use_pass_z = layer.use_pass_normal = True
 

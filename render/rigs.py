@@ -23,9 +23,9 @@ class Shell:
 
     fov_deg: float = 50.0
     """Horizontal field of view, degrees."""
-    distance: tuple[float, float] = (2.45, 3.25)
+    distance: tuple[float, float] = (2.45, 3.0)
     """Nearest and farthest camera, object units from the centre."""
-    height: tuple[float, float] = (-0.95, 2.0)
+    height: tuple[float, float] = (-0.9, 1.95)
     """Lowest and highest camera above the object's centre, object units."""
 
     def __post_init__(self) -> None:

@@ -98,19 +98,25 @@ def glb_json(path: Path) -> dict[str, Any]:
 
 
 def _inspect_gltf(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    nodes = len(content.get("nodes") or ())
+    nodes = len(_listed(path, content, "nodes"))
     if nodes > MAX_NODES:
         raise ItemError(
             "bad-asset", f"{path}: {nodes} nodes, more than {MAX_NODES}; Blender would import it for minutes"
         )
-    for part in (content.get("buffers") or []) + (content.get("images") or []):
+    for part in _listed(path, content, "buffers") + _listed(path, content, "images"):
         uri = part.get("uri") if isinstance(part, dict) else None
         if uri and not str(uri).startswith("data:"):
             raise ItemError(
                 "bad-asset", f"{path}: refers to another file ({str(uri)[:80]!r}); only whole files are read"
             )
-    counts = {"nodes": nodes, "textures": len(content.get("textures") or ())}
-    return counts | {"animations": len(content.get("animations") or ())}
+    return {name: len(_listed(path, content, name)) for name in ("nodes", "textures", "animations")}
+
+
+def _listed(path: Path, content: dict[str, Any], name: str) -> list[Any]:
+    values = content.get(name, [])
+    if not isinstance(values, list):
+        raise ItemError("bad-asset", f"{path}: its JSON chunk has a {type(values).__name__} as {name}, not a list")
+    return values
 
 
 def _import_gltf(path: Path) -> None:

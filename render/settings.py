@@ -17,8 +17,8 @@ class Settings:
     """Pictures an asset."""
     resolution: int = 512
     """Side of the square pictures, pixels."""
-    samples: int = 32
-    """Light paths a pixel before denoising; 16 is twice as fast and a little softer, 128 is for stills."""
+    samples: int = 16
+    """Light paths a pixel before denoising. Foreground PSNR at 256² against 512 paths: 8 give 38 dB, 16 41.5, 32 43.6."""
     denoise: bool = True
     """Whether the colour pictures are denoised (OpenImageDenoise, fast)."""
     seed: int = 0

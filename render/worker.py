@@ -48,14 +48,14 @@ def read_job(values: dict[str, Any]) -> Job:
     return Job(values["uid"], Path(values["asset"]), Path(values["out"]), settings, values["record"])
 
 
-def render_asset(job: Job, device: str, beat: Callable[[str], None]) -> dict[str, Any]:
+def render_asset(job: Job, device: str, threads: int, beat: Callable[[str], None]) -> dict[str, Any]:
     """Renders one asset and writes its capture -> seconds by stage."""
     started = time.perf_counter()
     normalisation, vertices, faces, asset = scene.load(job.asset)
     loaded = time.perf_counter()
     settings = job.settings
     lighting = lights.draw(settings.lighting, settings.seed, job.uid)
-    with Studio(settings, lighting, device) as studio:
+    with Studio(settings, lighting, device, threads) as studio:
         views, pictures = _views(job, studio, beat)
     if not any(view.record["hit"] for view in views):
         raise ItemError("empty", f"{job.asset}: nothing of it is seen in any of {len(views)} views")
@@ -113,7 +113,7 @@ def _contact_sheet(pictures: list[np.ndarray]) -> bytes:
 
 
 def main() -> None:
-    """`python -m render.worker cpu` or `python -m render.worker 0` (the number of a GPU)."""
+    """`python -m render.worker cpu 2` or `python -m render.worker 0 0`: the CPU or a GPU's number, and threads (0 = all)."""
     device = ""
 
     def prepare() -> dict[str, Any]:
@@ -122,7 +122,7 @@ def main() -> None:
         device = devices.choose(None if sys.argv[1] == "cpu" else int(sys.argv[1]))
         return {"device": device, "blender": bpy.app.version_string}
 
-    serve(lambda job, beat: render_asset(read_job(job), device, beat), prepare)
+    serve(lambda job, beat: render_asset(read_job(job), device, int(sys.argv[2]), beat), prepare)
 
 
 if __name__ == "__main__":

@@ -29,15 +29,19 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def temporary_path(path: Path) -> Path:
+    """The name under which `path` is written. It starts with a dot and ends in `.tmp`: globs for finished files never see it."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is flushed to disk and renamed to `path`, else removed.
 
-    The temporary name starts with a dot and ends in `.tmp`, so that globs for finished files never see it; one that a
-    killed process left behind is replaced by the next write of the same file.
+    A temporary file that a killed process left behind is replaced by the next write of the same file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_path(path)
     try:
         with disk_errors(path):
             yield temporary

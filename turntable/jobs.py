@@ -1,8 +1,8 @@
-"""How items get done: workers in processes of their own, and the run that drives them over a list.
+"""How items get done: by workers in processes of their own. `turntable.runs` drives several of them over a list.
 
 A worker is any command that calls `serve`. It is started with two pipes of its own, over which jobs come and replies go as
 lines of JSON; whatever it or its libraries print goes to a log file. `Worker` is the one place that knows about timeouts,
-silence, crashes, memory, recycling and quarantine; `run` drives several of them, a thread each, over a list of items.
+silence, crashes, memory, recycling and quarantine.
 
     parent -> worker   {"job": {…}}                                    end of file: exit
     worker -> parent   {"ready": {…}}                                  once, after start
@@ -15,34 +15,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import logging
 import os
-import queue
 import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
-from tqdm import tqdm
 
 from turntable.errors import DiskFullError, UserError
-from turntable.files import read_json, write_json, write_text
 
-log = logging.getLogger(__name__)
-
-RETRYABLE = frozenset({"download"})
-"""Reasons that the next run tries again unasked; others would most likely end the same way, and are named by `--retry`."""
-_DEADLY = frozenset({"crash", "out-of-memory"})
-"""Deaths of a worker that may be the worker's own fault: the item gets another worker before it is given up."""
 _PIPES = "TURNTABLE_WORKER_PIPES"
 _LOG_LIMIT = 16 << 20
 
@@ -56,6 +44,10 @@ class ItemError(UserError):
         """A short name to count by: `bad-asset`, `timeout`, `crash`, …"""
         self.log_tail = log_tail
         """The end of what the worker printed meanwhile, where that may tell more."""
+
+
+class WorkerDied(ItemError):
+    """The worker's process ended by itself while it had the item. That may be the worker's fault: the item is tried once more."""
 
 
 class WorkerError(UserError):
@@ -128,8 +120,10 @@ class Worker:
         if self._killed.is_set():  # killed while it was being started
             self.kill()
         try:
-            reply = self._wait("ready", self.limits.start_s, self.limits.start_s)
+            reply = self._wait(self.limits.start_s, self.limits.start_s)
         except ItemError as error:
+            if error.reason == "interrupted":
+                raise
             raise WorkerError(f"no worker starts: {error}\n{error.log_tail}".rstrip()) from error
         if "failed" in reply:
             self.kill()
@@ -142,16 +136,13 @@ class Worker:
         """
         try:
             return self._attempt(job)
-        except ItemError as error:
-            if error.reason not in _DEADLY or self._killed.is_set():
-                raise
+        except WorkerDied:
+            pass
         try:
             return self._attempt(job)
-        except ItemError as error:
-            if error.reason in _DEADLY:
-                message = f"{error}; it has killed two workers and is put aside"
-                raise ItemError(error.reason, message, error.log_tail) from error
-            raise
+        except WorkerDied as error:
+            message = f"{error}; it has ended two workers and is put aside"
+            raise ItemError(error.reason, message, error.log_tail) from error
 
     def _attempt(self, job: dict[str, Any]) -> dict[str, Any]:
         self.start()
@@ -159,7 +150,7 @@ class Worker:
         # A worker that died between two items shows when its reply is read.
         with contextlib.suppress(BrokenPipeError):
             os.write(self._jobs, json.dumps({"job": job}).encode() + b"\n")
-        reply = self._wait("done", self.limits.timeout_s, self.limits.silence_s)
+        reply = self._wait(self.limits.timeout_s, self.limits.silence_s)
         self._items += 1
         if self._items >= self.limits.recycle_items or self.resident_gb() > self.limits.recycle_gb:
             self.close()
@@ -168,8 +159,8 @@ class Worker:
             raise ItemError(failed["reason"], failed["message"], failed.get("log", ""))
         return reply["done"]
 
-    def _wait(self, wanted: str, timeout_s: float, silence_s: float) -> dict[str, Any]:
-        """The next reply `wanted` or `failed`; a worker that dies or outlives its time is killed and an `ItemError`."""
+    def _wait(self, timeout_s: float, silence_s: float) -> dict[str, Any]:
+        """The next message that is no beat: `ready`, `done` or `failed`. A worker that dies or outlives its time is an `ItemError`."""
         started = last_sign = time.monotonic()
         doing = ""
         while True:
@@ -205,7 +196,7 @@ class Worker:
 
     def _give_up(self, reason: str, message: str) -> ItemError:
         self._end()
-        return ItemError(reason, message, self._log_tail())
+        return ItemError(reason, message, self.log_tail())
 
     def _death(self, doing: str) -> ItemError:
         assert self._process
@@ -214,22 +205,22 @@ class Worker:
         except subprocess.TimeoutExpired:
             code = None
         self._end()
-        tail = self._log_tail()
+        tail = self.log_tail()
         if self._killed.is_set():
             return ItemError("interrupted", "interrupted", tail)
         if code == -signal.SIGKILL:
-            return ItemError(
+            return WorkerDied(
                 "out-of-memory", f"its worker was killed from outside, most likely for memory{doing}", tail
             )
         if "MemoryError" in tail or "Malloc returns null" in tail:
-            return ItemError("out-of-memory", f"its worker ran out of memory{doing}", tail)
+            return WorkerDied("out-of-memory", f"its worker ran out of memory{doing}", tail)
         if code is None:
             how = "closed its pipe"
         else:
             how = f"died of {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        return ItemError("crash", f"its worker {how}{doing}", tail)
+        return WorkerDied("crash", f"its worker {how}{doing}", tail)
 
-    def _log_tail(self, limit: int = 4000) -> str:
+    def log_tail(self, limit: int = 4000) -> str:
         """The end of what was printed since the job began."""
         with contextlib.suppress(OSError), self.log_path.open("rb") as output:
             end = output.seek(0, os.SEEK_END)
@@ -330,209 +321,3 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != parent:  # it died before that took hold
         os._exit(1)
-
-
-@dataclass
-class Summary:
-    """How a run ended."""
-
-    total: int = 0
-    """Items asked for."""
-    skipped: int = 0
-    """Done before this run."""
-    done: int = 0
-    """Done by this run."""
-    failed: Counter[str] = field(default_factory=Counter)
-    """Reason -> items that failed in this run."""
-    failed_before: Counter[str] = field(default_factory=Counter)
-    """Reason -> items that failed before and were not tried again."""
-    seconds: float = 0.0
-
-    @property
-    def all_done(self) -> bool:
-        """Whether every item asked for is done."""
-        return self.done + self.skipped == self.total
-
-    def record(self) -> dict[str, Any]:
-        """As JSON values."""
-        rate = 3600 * self.done / self.seconds if self.done else 0.0
-        counts = {"total": self.total, "done": self.done, "skipped": self.skipped}
-        failures = {"failed": dict(self.failed), "failed_before": dict(self.failed_before)}
-        left = self.total - self.done - self.skipped - self.failed.total() - self.failed_before.total()
-        return {**counts, **failures, "left": left, "seconds": round(self.seconds, 1), "items_per_hour": round(rate, 1)}
-
-    def text(self, out: Path) -> str:
-        """One paragraph for a person."""
-        r = self.record()
-        parts = [f"{self.done} done", f"{self.skipped} done before"]
-        if self.failed:
-            parts.append(f"{self.failed.total()} failed ({_counted(self.failed)})")
-        if self.failed_before:
-            again = " ".join(sorted(self.failed_before))
-            parts.append(
-                f"{self.failed_before.total()} failed before and not tried again ({_counted(self.failed_before)}; "
-                f"--retry {again})"
-            )
-        if r["left"]:
-            parts.append(f"{r['left']} not reached")
-        rate = f"; {r['items_per_hour']:g} items an hour" if self.done else ""
-        where = f"\nfailures are in {out / 'failures'}" if self.failed or self.failed_before else ""
-        return f"{self.total} items: {', '.join(parts)} in {self.seconds:.0f} s{rate}{where}"
-
-
-def _counted(reasons: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-
-
-def failure_path(out: Path, item: str) -> Path:
-    """Where the reason of an item's failure is written."""
-    return out / "failures" / f"{item}.json"
-
-
-def remaining(
-    out: Path, items: Iterable[str], output: Callable[[str], Path], retry: Sequence[str] = ()
-) -> tuple[list[str], Summary]:
-    """What a run has to do: items that are neither done nor failed for a reason that stays, and the summary it begins with.
-
-    `retry` names reasons to try again beside the retryable ones; `all` names all.
-    """
-    summary, todo = Summary(), []
-    for item in dict.fromkeys(items):
-        summary.total += 1
-        if output(item).exists():
-            summary.skipped += 1
-            continue
-        failure = failure_path(out, item)
-        reason = read_json(failure)["reason"] if failure.exists() else None
-        if reason is None or reason in RETRYABLE or reason in retry or "all" in retry:
-            todo.append(item)
-        else:
-            summary.failed_before[reason] += 1
-    return todo, summary
-
-
-class Run:
-    """Workers over a list of items, a thread each. `out` keeps items.txt, failures/, logs/ and summary.json."""
-
-    def __init__(
-        self,
-        out: Path,
-        prepare: Callable[[str], dict[str, Any]],
-        output: Callable[[str], Path],
-        workers: Sequence[Worker],
-    ) -> None:
-        """`prepare` makes an item's job (it may download, and raise `ItemError`); `output` is the file that a done item leaves."""
-        self.out, self.prepare, self.output, self.workers = out, prepare, output, workers
-        self._queue: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._first_ready = threading.Event()
-        self._fatal: BaseException | None = None
-
-    def __call__(self, todo: Sequence[str], summary: Summary, unit: str = "item") -> Summary:
-        """Does `todo`, which with `summary` comes from `remaining`. Raises what stops a run: no worker, no disk, Ctrl-C."""
-        started = time.monotonic()
-        self._record_items(todo)
-        for item in todo:
-            self._queue.put(item)
-        self.summary = summary
-        try:
-            with tqdm(total=summary.total, initial=summary.total - len(todo), unit=unit, smoothing=0) as self._bar:
-                self._drive_all(len(todo))
-        except BaseException as error:
-            self._fatal = error
-        finally:
-            summary.seconds = time.monotonic() - started
-        with contextlib.suppress(OSError) if self._fatal else contextlib.nullcontext():
-            write_json(self.out / "summary.json", summary.record())
-        if self._fatal:
-            log.info("%s", summary.text(self.out))
-            raise self._fatal
-        return summary
-
-    def _drive_all(self, count: int) -> None:
-        threads = [threading.Thread(target=self._drive, args=(w, i == 0)) for i, w in enumerate(self.workers[:count])]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.2)  # a plain join would not let Ctrl-C through
-        finally:
-            self._stop.set()
-            for worker in self.workers:
-                if any(thread.is_alive() for thread in threads):
-                    worker.kill()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-
-    def _drive(self, worker: Worker, first: bool) -> None:
-        """One thread: an item after another through one worker, the next one's job prepared meanwhile."""
-        try:
-            with ThreadPoolExecutor(1) as ahead:
-                following = self._next(ahead)
-                while following and not self._stop.is_set():
-                    (item, job), following = following, self._next(ahead)
-                    self._finish(item, job, worker, first)
-            worker.close()
-        except BaseException as error:
-            worker.kill()
-            self._fail_run(error)
-
-    def _next(self, ahead: ThreadPoolExecutor) -> tuple[str, Future[dict[str, Any]]] | None:
-        try:
-            item = self._queue.get_nowait()
-        except queue.Empty:
-            return None
-        return item, ahead.submit(self.prepare, item)
-
-    def _finish(self, item: str, job: Future[dict[str, Any]], worker: Worker, first: bool) -> None:
-        try:
-            ready = job.result()
-            self._start(worker, first)
-            worker.do(ready)
-            if not self.output(item).exists():
-                raise ItemError("crash", f"its worker said done, but left no {self.output(item)}", worker._log_tail())
-        except ItemError as error:
-            if self._stop.is_set() or error.reason == "interrupted":
-                return
-            if error.reason == "disk-full":
-                raise DiskFullError(0, str(error)) from error
-            self._record_failure(item, error)
-        else:
-            failure_path(self.out, item).unlink(missing_ok=True)
-            with self._lock:
-                self.summary.done += 1
-                self._bar.update()
-
-    def _start(self, worker: Worker, first: bool) -> None:
-        """The first worker starts alone: what is compiled or cached once is there for the others, and an error shows once."""
-        while not first and not self._first_ready.wait(0.2):
-            if self._stop.is_set():
-                raise ItemError("interrupted", "interrupted")
-        worker.start()
-        self._first_ready.set()
-
-    def _record_failure(self, item: str, error: ItemError) -> None:
-        path = failure_path(self.out, item)
-        record = {"uid": item, "reason": error.reason, "message": str(error)}
-        write_json(path, record | ({"log": error.log_tail} if error.log_tail else {}))
-        tqdm.write(f"{item}: {error.reason}: {error}; listed in {path}", file=sys.stderr)
-        with self._lock:
-            self.summary.failed[error.reason] += 1
-            self._bar.update()
-
-    def _fail_run(self, error: BaseException) -> None:
-        with self._lock:
-            self._fatal = self._fatal or error
-        self._stop.set()
-        for worker in self.workers:
-            worker.kill()
-
-    def _record_items(self, todo: Sequence[str]) -> None:
-        """items.txt: a line an item, the file it leaves, so that `turntable.status` can tell what is missing."""
-        path = self.out / "items.txt"
-        known = path.read_text().splitlines() if path.exists() else []
-        lines = [str(self.output(item).relative_to(self.out)) for item in todo]
-        write_text(path, "".join(f"{line}\n" for line in dict.fromkeys(known + lines)))

@@ -40,7 +40,7 @@ class Status:
 
 
 def read_status(folder: Path) -> Status:
-    """The state of `folder`, which a `turntable.jobs.Run` fills."""
+    """The state of `folder`, which a `turntable.runs.Run` fills."""
     listed = folder / "items.txt"
     if not listed.exists():
         raise UserError(f"{folder}: no items.txt, so no run has written here; give the --out of a run")
