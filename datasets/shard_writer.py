@@ -129,8 +129,11 @@ class ShardWriter:
         poses, intrinsics, boxes = (np.concatenate(part) for part in zip(*self._cameras, strict=True))
         counts = [len(views) for views, _, _ in self._cameras]
         with h5py.File(path, "w", userblock_size=USER_BLOCK, libver=("v110", "v110")) as file:
-            file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, convention=CONVENTION, colour=COLOUR)
-            file.attrs["configuration"] = json.dumps(self.configuration)
+            texts = {"format": FORMAT, "convention": CONVENTION, "colour": COLOUR}
+            for name, text in {**texts, "configuration": json.dumps(self.configuration)}.items():
+                # Of fixed length: HDF5's heap for other texts has no checksum, and one flipped bit can make it loop.
+                file.attrs.create(name, text.encode(), dtype=h5py.string_dtype("utf-8", len(text.encode())))
+            file.attrs["format_version"] = FORMAT_VERSION
             _table(file, "views/world_from_camera", poses, "<f8")
             _table(file, "views/intrinsics", intrinsics, "<f8")
             _table(file, "views/matte_box", boxes, "<f4")

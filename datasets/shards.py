@@ -26,7 +26,8 @@ Passes: `rgba` at several sizes, lossless WebP, straight alpha, sRGB (colour und
 pixels. All objects of a shard have the same passes and sizes; `geometry` may be absent. Every dataset except the four
 kinds of bulk data (picture `data`, points, normals, solid), which are checked piece by piece as they are read, has an
 attribute `crc32` of its bytes that is checked when the shard is opened. Attributes of the file: `format`,
-`format_version`, `convention`, `colour`, and `configuration`, the JSON of the settings that wrote it.
+`format_version`, `convention`, `colour`, and `configuration`, the JSON of the settings that wrote it; texts are UTF-8 of
+fixed length (HDF5 keeps those of variable length in a heap without checksum, in which one flipped bit can make it loop).
 
 Opening reads the tables through HDF5 and closes it; pictures come straight from a memory map, so threads do not queue
 for HDF5's lock. Nothing that a reader returns differs from what was written: it is returned whole or a `ShardError` says
@@ -355,9 +356,9 @@ def check_header(path: Path, content: mmap.mmap) -> str:
 
 
 def _read_tables(path: Path, file: h5py.File, content: mmap.mmap, digest: str) -> _Tables:
-    if (file.attrs["format"], int(file.attrs["format_version"])) != (FORMAT, FORMAT_VERSION):
-        raise ShardError(f"{path}: calls itself {file.attrs['format']} {file.attrs['format_version']}")
-    if (file.attrs["convention"], file.attrs["colour"]) != (CONVENTION, COLOUR):
+    if (_text(file, "format"), int(file.attrs["format_version"])) != (FORMAT, FORMAT_VERSION):
+        raise ShardError(f"{path}: calls itself {_text(file, 'format')} {file.attrs['format_version']}")
+    if (_text(file, "convention"), _text(file, "colour")) != (CONVENTION, COLOUR):
         raise ShardError(
             f"{path}: states another camera or colour convention than format {FORMAT_VERSION}; preprocess again"
         )
@@ -370,7 +371,7 @@ def _read_tables(path: Path, file: h5py.File, content: mmap.mmap, digest: str) -
     tables = _Tables(
         content,
         digest,
-        json.loads(file.attrs["configuration"]),
+        json.loads(_text(file, "configuration")),
         _table(path, file["objects/view_offsets"]),
         _table(path, file["views/world_from_camera"]),
         _table(path, file["views/intrinsics"]),
@@ -385,6 +386,12 @@ def _read_tables(path: Path, file: h5py.File, content: mmap.mmap, digest: str) -
     if counts != {views} or len(tables.records.crc32) != objects:
         raise ShardError(f"{path}: its tables disagree on the number of views ({sorted({*counts, views})}) or objects")
     return tables
+
+
+def _text(file: h5py.File, name: str) -> str:
+    """An attribute of the file. Ours are of fixed length, see `shard_writer`; h5py gives those as bytes."""
+    value = file.attrs[name]
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _table(path: Path, dataset: h5py.Dataset) -> np.ndarray:

@@ -133,9 +133,11 @@ def test_the_bytes_are_as_documented(shard: Path) -> None:
     ]
     with h5py.File(shard) as file:
         assert file.userblock_size == 512
-        assert (file.attrs["format"], file.attrs["format_version"]) == ("turntable-shard", 1)
+        assert (file.attrs["format"], file.attrs["format_version"]) == (b"turntable-shard", 1)
+        for name in ("format", "convention", "colour", "configuration"):
+            assert not file.attrs.get_id(name).get_type().is_variable_str()
         assert json.loads(file.attrs["configuration"]) == {"sizes": [48, 24]}
-        assert "right-handed" in file.attrs["convention"] and "sRGB" in file.attrs["colour"]
+        assert b"right-handed" in file.attrs["convention"] and b"sRGB" in file.attrs["colour"]
         assert file["objects/view_offsets"][...].tolist() == [0, 2, 5]
         assert sorted(file["images"]) == ["depth", "normal", "rgba"]
         for name, size in (("rgba", "48"), ("rgba", "24"), ("depth", "48"), ("normal", "48")):
