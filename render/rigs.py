@@ -9,7 +9,7 @@ import numpy as np
 
 from turntable import cameras
 
-CLEARANCE = 1.02
+CLEARANCE = 1.015
 """The nearest camera keeps the unit sphere within 1 / CLEARANCE of the picture, so that no filter bleeds over the border."""
 
 

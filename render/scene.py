@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +10,10 @@ from typing import Any
 import bpy
 import numpy as np
 
+from render import gltf
 from turntable.files import sha256
 from turntable.jobs import ItemError
 
-MAX_NODES = 20_000
-"""Blender's glTF import slows with the square of the node count: 70,000 take minutes."""
 MAX_TRIANGLES = 20_000_000
 RENDERED_FRAME = 0
 """Time 0 of the file's animations."""
@@ -60,63 +57,11 @@ def load(path: Path) -> tuple[Normalisation, np.ndarray, np.ndarray, dict[str, A
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Size and hash of an asset's file, and for glb the counts of its JSON chunk, checked without Blender."""
+    """Size and hash of an asset's file, and for glb what it says of itself, checked without Blender."""
     record = {"file": path.name, "file_bytes": path.stat().st_size, "sha256": sha256(path)}
     if path.suffix.lower() not in IMPORTERS:
         raise ItemError("bad-asset", f"{path}: {path.suffix or 'no suffix'}; assets are read from {sorted(IMPORTERS)}")
-    if path.suffix.lower() == ".glb":
-        record |= _inspect_gltf(path, glb_json(path))
-    return record
-
-
-def glb_json(path: Path) -> dict[str, Any]:
-    """The JSON chunk of a .glb file. A file that is cut off, or no glb, is an `ItemError` that says which."""
-    size = path.stat().st_size
-    with path.open("rb") as handle:
-        head = handle.read(20)
-        if head[:4] != b"glTF":
-            what = "an HTML page" if b"<" in head.lstrip()[:1] else f"beginning with {head[:8]!r}" if head else "empty"
-            raise ItemError("bad-asset", f"{path}: not a glb file but {what}; delete it and download it again")
-        if len(head) < 20:
-            raise ItemError("bad-asset", f"{path}: cut off within its header ({size} bytes)")
-        version, length, chunk, kind = struct.unpack("<II I4s", head[4:])
-        if version != 2 or kind != b"JSON":
-            raise ItemError(
-                "bad-asset", f"{path}: glb version {version} with a first chunk {kind!r}; version 2 is read"
-            )
-        if length > size or chunk + 20 > size:
-            message = f"{path}: cut off, {size} of {max(length, chunk + 20)} bytes; delete it and download it again"
-            raise ItemError("bad-asset", message)
-        text = handle.read(chunk)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ItemError("bad-asset", f"{path}: its JSON chunk does not parse ({error})") from error
-    if not isinstance(content, dict):
-        raise ItemError("bad-asset", f"{path}: its JSON chunk is no object")
-    return content
-
-
-def _inspect_gltf(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    nodes = len(_listed(path, content, "nodes"))
-    if nodes > MAX_NODES:
-        raise ItemError(
-            "bad-asset", f"{path}: {nodes} nodes, more than {MAX_NODES}; Blender would import it for minutes"
-        )
-    for part in _listed(path, content, "buffers") + _listed(path, content, "images"):
-        uri = part.get("uri") if isinstance(part, dict) else None
-        if uri and not str(uri).startswith("data:"):
-            raise ItemError(
-                "bad-asset", f"{path}: refers to another file ({str(uri)[:80]!r}); only whole files are read"
-            )
-    return {name: len(_listed(path, content, name)) for name in ("nodes", "textures", "animations")}
-
-
-def _listed(path: Path, content: dict[str, Any], name: str) -> list[Any]:
-    values = content.get(name, [])
-    if not isinstance(values, list):
-        raise ItemError("bad-asset", f"{path}: its JSON chunk has a {type(values).__name__} as {name}, not a list")
-    return values
+    return record | (gltf.inspect(path) if path.suffix.lower() == ".glb" else {})
 
 
 def _import_gltf(path: Path) -> None:
