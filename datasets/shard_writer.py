@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
-import os
-import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator
@@ -99,9 +98,9 @@ class ShardWriter:
         """Writes the shard: complete under its name, or not at all. There must be an object in it."""
         try:
             with atomic_path(self.path) as temporary:
-                with _plain_errors():
-                    starts = self._write_structure(temporary)
-                with temporary.open("r+b") as target:
+                structure, starts = self._structure()
+                with temporary.open("w+b") as target:
+                    structure.copy_to(target)
                     for name, spool in self._spools.items():
                         target.seek(starts[name])
                         spool.copy_to(target)
@@ -124,11 +123,15 @@ class ShardWriter:
             self._spools[name].append(piece)
             self.size += len(piece)
 
-    def _write_structure(self, path: Path) -> dict[str, int]:
-        """Everything but the bulk data, for which room is left. Returns where each spool's bytes go."""
+    def _structure(self) -> tuple[_SparseFile, dict[str, int]]:
+        """Everything but the bulk data, for which room is left, and where each spool's bytes go.
+
+        HDF5 writes to memory: it cannot close a file after a write that found the disk full, and in the end crashes over it.
+        """
         poses, intrinsics, boxes = (np.concatenate(part) for part in zip(*self._cameras, strict=True))
         counts = [len(views) for views, _, _ in self._cameras]
-        with h5py.File(path, "w", userblock_size=USER_BLOCK, libver=("v110", "v110")) as file:
+        memory = _SparseFile()
+        with h5py.File(memory, "w", userblock_size=USER_BLOCK, libver=("v110", "v110")) as file:
             texts = {"format": FORMAT, "convention": CONVENTION, "colour": COLOUR}
             for name, text in {**texts, "configuration": json.dumps(self.configuration)}.items():
                 # Of fixed length: HDF5's heap for other texts has no checksum, and one flipped bit can make it loop.
@@ -143,7 +146,8 @@ class ShardWriter:
                 crc32 = [self._spools[f"geometry/{name}"].crc32 for name in GEOMETRY_PARTS]
                 _table(file, "geometry/crc32", np.stack(crc32, axis=1), "<u4")
             file.flush()
-            return {name: dataset.id.get_offset() for name, dataset in room.items()}
+            starts = {name: dataset.id.get_offset() for name, dataset in room.items()}
+        return memory, starts
 
     def _describe(self, file: h5py.File, name: str, spool: _Spool) -> h5py.Dataset:
         kind, _, part = name.partition("/")
@@ -184,21 +188,56 @@ def spool_folder(path: Path) -> Path:
     return path.with_name(f".{path.name}.spool.tmp")
 
 
-@contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
-    """HDF5 tells of the system's errors in words only; this gives them their number back."""
-    try:
-        yield
-    except (RuntimeError, OSError) as error:
-        # Closing fails after a failed flush, and hides it; the first of the chain knows the reason.
-        chain: list[BaseException] = [error]
-        while chain[-1].__context__:
-            chain.append(chain[-1].__context__)
-        found = [match for e in chain if (match := re.search(r"errno = (\d+)", str(e)))]
-        if not found:
-            raise
-        number = int(found[-1][1])
-        raise OSError(number, os.strerror(number)) from error
+class _SparseFile(io.RawIOBase):
+    """A file in memory of which only the pages that were written to take room; the rest reads as zeros."""
+
+    PAGE = 4096
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytearray] = {}
+        self._length = self._position = 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def truncate(self, size: int | None = None) -> int:
+        self._length = self._position if size is None else size
+        return self._length
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        for page, start, first, count in self._pieces(len(view)):
+            view[first : first + count] = self._pages.get(page, bytes(self.PAGE))[start : start + count]
+        self._position += len(view)
+        return len(view)
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        for page, start, first, count in self._pieces(len(view)):
+            self._pages.setdefault(page, bytearray(self.PAGE))[start : start + count] = view[first : first + count]
+        self._position += len(view)
+        self._length = max(self._length, self._position)
+        return len(view)
+
+    def _pieces(self, count: int) -> Iterator[tuple[int, int, int, int]]:
+        """`count` bytes from where the file stands: page, first byte in it, first byte of the buffer, number of bytes."""
+        done = 0
+        while done < count:
+            page, start = divmod(self._position + done, self.PAGE)
+            piece = min(self.PAGE - start, count - done)
+            yield page, start, done, piece
+            done += piece
+
+    def copy_to(self, target: IO[bytes]) -> None:
+        """Writes what there is to an empty file on disk."""
+        for page, content in sorted(self._pages.items()):
+            target.seek(page * self.PAGE)
+            target.write(content[: max(self._length - page * self.PAGE, 0)])
+        target.truncate(self._length)
 
 
 def _parts(geometry: Geometry | None) -> Iterable[tuple[str, bytes]]:
@@ -215,10 +254,7 @@ def _table(file: h5py.File, name: str, values: np.ndarray, dtype: str) -> None:
 
 
 def _room(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> h5py.Dataset:
-    """A contiguous dataset whose place in the file is fixed now and whose bytes are written later, without HDF5.
-
-    HDF5 cannot close a file whose last write found the disk full; plain writes fail plainly.
-    """
+    """A contiguous dataset whose place in the file is fixed now and whose bytes are written later, without HDF5."""
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)

@@ -1,4 +1,4 @@
-"""`python -m datasets.show PATH --out sheet.png`: a contact sheet of captures or shards, a row an object."""
+"""`python -m datasets.show PATH --out sheet.png`: a contact sheet of captures or shards, a row of pictures an object."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from turntable.files import write_bytes
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """Draws a contact sheet: a row an object, some of its views, then depth and normals of the first."""
+    """Draws a contact sheet: of every object some of its views, then depth and normals of the first."""
 
     path: tyro.conf.Positional[Path]
     """A capture, a folder of captures, a shard or a folder of shards."""
     out: Path
     """The picture to write: .png, .webp or .jpg."""
     objects: int = 40
-    """Rows; of more objects, as many evenly spaced ones are shown."""
+    """At most so many; of more, evenly spaced ones are shown."""
     views: int = 6
     """Views an object, evenly spaced."""
     size: int = 160
@@ -77,7 +77,9 @@ def contact_sheet(config: ShowConfig) -> np.ndarray:
         tiles += [("", np.full((config.size, config.size, 3), 255, np.uint8))] * (columns - len(tiles))
         captions += [caption for caption, _ in tiles]
         pictures += [picture for _, picture in tiles]
-    return report.contact_sheet(pictures, columns, captions)
+    # Several objects a line once there are many: the sheet stays nearer a square than a ribbon.
+    objects_a_line = max(round((len(pictures) / columns / columns) ** 0.5), 1)
+    return report.contact_sheet(pictures, columns * objects_a_line, captions)
 
 
 def _capture_rows(files: list[Path], config: ShowConfig) -> Iterator[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import multiprocessing
 import pickle
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 
 from datasets.captures import encode_depth, encode_normal
-from datasets.shard_writer import ShardObject, ShardWriter, spool_folder
+from datasets.shard_writer import ShardObject, ShardWriter, _SparseFile, spool_folder
 from datasets.shards import ShardError, ShardReader, ShardSet, decode_rgba, encode_rgba
 from datasets.verify import check_hash
 from tests.conftest import ROOT
@@ -418,6 +419,30 @@ def test_objects_of_another_layout_or_without_sense_are_refused(tmp_path: Path) 
     assert ShardSet(tmp_path / "a.h5").uids == [uid_of(0)]
 
 
+def test_the_sparse_file_behaves_as_a_file() -> None:
+    """Random reads, writes and seeks beside Python's own file in memory."""
+    rng = np.random.default_rng(0)
+    ours, theirs = _SparseFile(), io.BytesIO()
+    for _ in range(400):
+        where, count = int(rng.integers(0, 30_000)), int(rng.integers(0, 9_000))
+        for file in (ours, theirs):
+            file.seek(where)
+        if rng.random() < 0.5:
+            data = rng.bytes(count)
+            assert ours.write(data) == theirs.write(data)
+        else:
+            end = max(len(theirs.getvalue()) - where, 0)
+            assert ours.read(count)[:end] == theirs.read(count)
+            theirs.seek(where + count)
+        assert ours.tell() == theirs.tell()
+    copy = io.BytesIO()
+    ours.copy_to(copy)
+    assert copy.getvalue() == theirs.getvalue()
+    ours.seek(1 << 40)
+    ours.write(b"far away")  # room for what is written, not for what lies before
+    assert len(ours._pages) < 20
+
+
 WRITE_LIMITED = """
 import resource, signal, sys
 from pathlib import Path
@@ -430,7 +455,7 @@ folder, limits = Path(sys.argv[1]), [int(a) for a in sys.argv[2:]]
 objects = [make_object(n)[0] for n in range(3)]
 for limit in limits:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    writer = ShardWriter(folder / "shard-000000.h5", {})
+    writer = ShardWriter(folder / "shard-000000.h5", {"sizes": [48, 24]})
     try:
         for item in objects:
             writer.add(item)
