@@ -12,7 +12,6 @@ from model.lrm import LRM
 from train.lpips import LPIPS
 from turntable import cameras
 
-
 _EMPTY_LENGTH = 0.1
 """Object units of path whose opacity the empty-space loss looks at: it saturates, so that no single point dominates."""
 

@@ -206,8 +206,9 @@ def surface_distance(
 
 
 def align_upright(points: np.ndarray, target: np.ndarray, yaw_steps: int = 24, iterations: int = 20) -> np.ndarray:
-    """(3, 4) similarity target_from_points: rotation about the up axis by search, then rotation, scale and shift by ICP; never worse than none.
+    """(3, 4) similarity target_from_points: rotation about the up axis by search, then rotation, scale and shift by ICP.
 
+    What comes out is never farther from the target than the points as they were.
     points and target: (N, 3) and (M, 3) surface samples; a few thousand are enough.
     """
     tree = cKDTree(target)
