@@ -47,6 +47,8 @@ class SampleConfig:
     """The last so many views of every object are neither input nor supervised, and the hull does not know them."""
     background: float = 1.0
     """Grey behind the object, 1 is white."""
+    with_depth: bool = False
+    """Also give the rays' true depth; the shards must hold the depth pass."""
     hull_resolution: int = 64
     """Voxels along a side of the visual hull's grid."""
     cache_bytes: float = 1e9
@@ -149,6 +151,7 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         rgb                   (V, R, 3)       on the background, in [0, 1]
         alpha                 (V, R)          in [0, 1]
         world_from_canonical  (3, 3)          rotation
+        depth                 (V, R)          planar, object units, 0 where nothing is hit; only `with_depth`
         hull                  (n, n, n) bool  visual hull of the views that may be seen, world frame, indexed [x, y, z]
         index                 ()  int64       the object in the set of shards
     """
@@ -178,15 +181,19 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         given = self._input(index, chosen)
         views = _draw_views(rng, supervised, self.config.views)
         poses, intrinsics = self.shards.cameras(index)
-        uv, rgb, alpha = self._rays(rng, index, views)
+        pixels = self._pixels(rng, index, views)
+        uv = (pixels + 0.5) / self.config.render_size
+        rgb, alpha = self._seen(index, views, pixels)
+        depth = {"depth": _tensor(self._depths(index, views, uv))} if self.config.with_depth else {}
         return {
             "image": given.image,
             "camera": given.camera,
             "world_from_camera": _tensor(cameras.compose(given.canonical_from_world[None], poses[views])),
             "intrinsics": _tensor(intrinsics[views]),
-            "uv": uv,
+            "uv": _tensor(uv),
             "rgb": rgb,
             "alpha": alpha,
+            **depth,
             "world_from_canonical": _tensor(given.canonical_from_world[:, :3].T),
             "hull": torch.from_numpy(self.hull(index)),
             "index": torch.tensor(index),
@@ -235,18 +242,32 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         size = self.config.render_size
         return self._cache.get(("picture", index, view), lambda: (self.shards.picture(index, view, size),))[0]
 
-    def _rays(self, rng: np.random.Generator, index: int, views: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """uv (V, R, 2), rgb (V, R, 3), alpha (V, R) of each view's region and scattered rays."""
-        size = self.config.render_size
+    def _pixels(self, rng: np.random.Generator, index: int, views: np.ndarray) -> np.ndarray:
+        """(V, R, 2) column and row of each view's region and scattered rays, at the render size."""
         boxes = self.shards.matte_boxes(index)[views]
-        pixels = np.stack([_draw_pixels(rng, box, self.config) for box in boxes])  # (V, R, 2) column, row
+        return np.stack([_draw_pixels(rng, box, self.config) for box in boxes])
+
+    def _seen(self, index: int, views: np.ndarray, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
+        """rgb (V, R, 3) on the background and alpha (V, R) at pixels (V, R, 2)."""
         pictures = (self._picture(index, int(view)) for view in views)
         rgba = np.stack(
             [picture[row, column] for picture, (column, row) in zip(pictures, pixels.swapaxes(1, 2), strict=True)]
         )
         rgb = framing.on_background(rgba, self.config.background)
-        uv = (pixels + 0.5) / size
-        return _tensor(uv), torch.from_numpy(rgb), _tensor(rgba[..., 3] / 255)
+        return torch.from_numpy(rgb), _tensor(rgba[..., 3] / 255)
+
+    def _depths(self, index: int, views: np.ndarray, uv: np.ndarray) -> np.ndarray:
+        """(V, R) planar depth of the depth pass's nearest pixel at uv (V, R, 2)."""
+        found = []
+        for view, at in zip(views, uv, strict=True):
+            depth = self._depth(index, int(view))
+            column, row = (at * len(depth)).astype(np.int64).T
+            found.append(depth[row, column])
+        return np.stack(found)
+
+    def _depth(self, index: int, view: int) -> np.ndarray:
+        """(s, s) float32 planar depth as rendered."""
+        return self._cache.get(("depth", index, view), lambda: (self.shards.depth(index, view),))[0]
 
 
 def _draw_views(rng: np.random.Generator, allowed: np.ndarray, count: int) -> np.ndarray:

@@ -26,6 +26,9 @@ class LossWeights:
     """Mean squared error of opacity against the matte, [0, 1]."""
     empty: float = 0.1
     """Mean opacity of a tenth of a unit at random points outside the mattes' visual hull: what no picture shows is nothing."""
+    depth: float = 0.1
+    """Mean distance, object units, between where an opaque ray ends and where it truly ends. Needs the depth pass. It tells a
+    surface from a deeper one of the same colour, which pictures alone cannot."""
     lpips: float = 0.0
     """LPIPS (VGG) of the square regions; needs its weights, see --lpips-weights."""
 
@@ -82,6 +85,8 @@ def reconstruction_loss(
     }
     if weights.empty:
         terms["empty"] = _empty_density(lrm, planes, occupancy, settings.empty_points, generator)
+    if weights.depth:
+        terms["depth"] = _depth_error(rendering.depth.view_as(batch["depth"]), batch)
     if weights.lpips and lpips is not None:
         predicted, true = _regions(colour, region_side), _regions(batch["rgb"], region_side)
         terms["lpips"] = lpips(predicted, true).mean()
@@ -96,6 +101,13 @@ def _empty_density(
     outside = ~occupancy.contains(points)
     opacity = -torch.expm1(-lrm.field.density(planes, points) * _EMPTY_LENGTH)
     return (opacity * outside).sum() / outside.sum().clamp(min=1)
+
+
+def _depth_error(distance: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Distances (B, V, R) along the rays against the batch's planar depth, where a ray hits and its pixel is all object."""
+    along = cameras.camera_directions(batch["uv"], batch["intrinsics"][:, :, None]).norm(dim=-1)
+    hit = (batch["depth"] > 0) & (batch["alpha"] > 0.99)
+    return ((distance - batch["depth"] * along).abs() * hit).sum() / hit.sum().clamp(min=1)
 
 
 def _regions(pixels: Tensor, side: int) -> Tensor:

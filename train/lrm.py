@@ -12,7 +12,7 @@ import torch
 
 from datasets.objaverse import read_uids
 from datasets.samples import SampleConfig, ShardSamples
-from datasets.shards import ShardSet
+from datasets.shards import ShardError, ShardSet
 from model.checkpoints import FILE_NAME
 from model.lrm import LRM, SIZES, LRMConfig
 from train import checkpoints, lpips
@@ -177,8 +177,19 @@ def sample_config(config: TrainConfig, shards: ShardSet, indices: list[int]) -> 
         input_view=0 if config.overfit and config.input_view is None else config.input_view,
         held_out_views=config.held_out_views,
         region_share=1.0 if config.weights.lpips else 0.0,
+        with_depth=config.weights.depth > 0,
         seed=config.seed,
     )
+
+
+def require_depth(shards: ShardSet, indices: list[int], config: TrainConfig) -> None:
+    """The depth loss needs shards that hold depth; a set without it (videos, say) is a UserError that says what to do."""
+    if not config.weights.depth:
+        return
+    try:
+        shards.depth(indices[0], 0)
+    except ShardError as error:
+        raise UserError(f"the depth loss was asked for and {error}; train without it: --depth 0") from error
 
 
 def camera_defaults(shards: ShardSet, indices: list[int], fill: float) -> dict[str, Any]:
@@ -206,6 +217,7 @@ def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int]) -> 
     with torch.random.fork_rng():  # torch initialises from its global generator; ours leaves it as it was
         torch.manual_seed(config.seed)
         lrm = LRM(model_config(config)).to(device)
+    require_depth(shards, indices, config)
     recipe, samples = RECIPES[config.model], sample_config(config, shards, indices)
     schedule = _schedule(config)
     licences = sorted({str(shards.record(i).get("licence", "unknown")) for i in indices})
