@@ -6,6 +6,9 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python -m
 DEMO   ?= demo
 
+# torch's threads spin while they wait for one another; on a machine that does anything else they wait for each other's turn.
+export OMP_WAIT_POLICY := PASSIVE
+
 .PHONY: setup demo test lint format clean-demo
 
 setup: $(VENV)/installed
@@ -36,7 +39,7 @@ demo: setup
 	$(RUN) train.evaluate --checkpoint $(DEMO)/run --shards $(DEMO)/shards --uids $(DEMO)/assets/splits/heldout.txt --training-uids $(DEMO)/assets/splits/train.txt --out $(DEMO)/report
 	@echo "7/7  reconstruct: one held-out picture into a mesh"
 	$(RUN) zipfile -e $(DEMO)/captures/$$(head -c 2 $(DEMO)/assets/splits/heldout.txt)/$$(head -n 1 $(DEMO)/assets/splits/heldout.txt).zip $(DEMO)/unseen
-	$(RUN) model.reconstruct $(DEMO)/unseen/rgba/000.png --checkpoint $(DEMO)/run --out $(DEMO)/reconstruction
+	$(RUN) model.reconstruct $(DEMO)/unseen/rgba/000.png --checkpoint $(DEMO)/run --out $(DEMO)/reconstruction --resolution 128 --frames 36
 	@echo "Worth opening:"
 	@echo "  $(DEMO)/contact-sheet.png               what was rendered"
 	@echo "  $(DEMO)/run/curves.png                  how training went (tensorboard --logdir $(DEMO)/run)"

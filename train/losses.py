@@ -98,6 +98,9 @@ def _empty_density(
     lrm: LRM, planes: Tensor, occupancy: volume.Occupancy, count: int, generator: torch.Generator
 ) -> Tensor:
     points = torch.rand((len(planes), count, 3), generator=generator, device=planes.device) * 2 - 1
+    if lrm.field.region == "ball":  # drawn in the box, half of them would lie where density is 0 anyhow
+        norm = points.norm(dim=-1, keepdim=True)
+        points = points * points.abs().amax(dim=-1, keepdim=True) / norm.clamp(min=1e-9)
     outside = ~occupancy.contains(points)
     opacity = -torch.expm1(-lrm.field.density(planes, points) * _EMPTY_LENGTH)
     return (opacity * outside).sum() / outside.sum().clamp(min=1)
