@@ -54,8 +54,9 @@ class RenderConfig:
     """Folder or URL to download from instead of the public one."""
     gpus: int = 0
     """GPUs to render on, the first so many that Blender finds; 0 renders on the CPU."""
-    workers_per_gpu: int = 1
-    """Blender processes a GPU; with --gpus 0, Blender processes in all, which share the cores evenly."""
+    workers_per_gpu: int = 0
+    """Blender processes a GPU; with --gpus 0, processes in all, which share the cores evenly. 0 = one a GPU, or one for every
+    four cores."""
     retry: tuple[str, ...] = ()
     """Reasons of earlier failures to try again (crash, timeout, …; all), beside those that always are."""
     settings: Settings = field(default_factory=Settings)
@@ -66,10 +67,8 @@ class RenderConfig:
     def __post_init__(self) -> None:
         if self.uids is None and not self.classes:
             raise ValueError("name what to render: --uids FILE (one uid a line) or --classes chair sofa …")
-        if self.gpus < 0 or self.workers_per_gpu < 1:
-            raise ValueError(
-                f"gpus must be 0 or more and workers_per_gpu 1 or more, got {self.gpus}, {self.workers_per_gpu}"
-            )
+        if self.gpus < 0 or self.workers_per_gpu < 0:
+            raise ValueError(f"gpus and workers_per_gpu must be 0 or more, got {self.gpus}, {self.workers_per_gpu}")
 
 
 def job_maker(options: RenderConfig, catalogue: Catalogue) -> Callable[[str], dict[str, Any]]:
@@ -97,8 +96,10 @@ def job_maker(options: RenderConfig, catalogue: Catalogue) -> Callable[[str], di
 def make_workers(options: RenderConfig) -> list[Worker]:
     """The workers, not yet started; on the CPU each has an even share of the cores."""
     devices = [str(gpu) for gpu in range(options.gpus)] or ["cpu"]
+    cores = len(os.sched_getaffinity(0))
+    each = options.workers_per_gpu or (1 if options.gpus else max(cores // 4, 1))
     # On a GPU the cores only feed it: Blender may use as many as it likes (0).
-    threads = 0 if options.gpus else max(len(os.sched_getaffinity(0)) // options.workers_per_gpu, 1)
+    threads = 0 if options.gpus else max(cores // each, 1)
     return [
         Worker(
             [sys.executable, "-m", "render.worker", device, str(threads)],
@@ -106,7 +107,7 @@ def make_workers(options: RenderConfig) -> list[Worker]:
             options.limits,
         )
         for device in devices
-        for index in range(options.workers_per_gpu)
+        for index in range(each)
     ]
 
 

@@ -48,19 +48,20 @@ def read_job(values: dict[str, Any]) -> Job:
     return Job(values["uid"], Path(values["asset"]), Path(values["out"]), settings, values["record"])
 
 
-def render_asset(job: Job, device: str, threads: int, beat: Callable[[str], None]) -> dict[str, Any]:
-    """Renders one asset and writes its capture -> seconds by stage."""
-    started = time.perf_counter()
+def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], None]) -> dict[str, Any]:
+    """Renders one asset on a GPU, or on the CPU (None), and writes its capture -> seconds by stage."""
+    clock = [time.perf_counter()]
     normalisation, vertices, faces, asset = scene.load(job.asset)
-    loaded = time.perf_counter()
+    clock.append(time.perf_counter())
+    device = devices.choose(gpu)  # a fresh scene comes with fresh preferences, in which no GPU is chosen
     settings = job.settings
     lighting = lights.draw(settings.lighting, settings.seed, job.uid)
     with Studio(settings, lighting, device, threads) as studio:
         views, pictures = _views(job, studio, beat)
     if not any(view.record["hit"] for view in views):
         raise ItemError("empty", f"{job.asset}: nothing of it is seen in any of {len(views)} views")
-    rendered = time.perf_counter()
-    beat("geometry")
+    clock.append(time.perf_counter())
+    beat("surface and solid")
     try:
         shape = geometry.describe(vertices, faces, rigs.stream(settings.seed, job.uid, "surface"))
     except ValueError as error:
@@ -78,8 +79,9 @@ def render_asset(job: Job, device: str, threads: int, beat: Callable[[str], None
     preview = _contact_sheet(pictures)
     capture = captures.Capture(job.uid, size, size, settings.depth_scale, views, shape, preview, record)
     captures.write_capture(job.out, capture)
-    seconds = {"import": loaded - started, "views": rendered - loaded, "rest": time.perf_counter() - rendered}
-    return {"seconds": {k: round(v, 3) for k, v in seconds.items()}}
+    clock.append(time.perf_counter())
+    stages = ("import", "views", "geometry and writing")
+    return {"seconds": {stage: clock[i + 1] - clock[i] for i, stage in enumerate(stages)}}
 
 
 def _views(job: Job, studio: Studio, beat: Callable[[str], None]) -> tuple[list[captures.View], list[np.ndarray]]:
@@ -112,17 +114,23 @@ def _contact_sheet(pictures: list[np.ndarray]) -> bytes:
     return report.encode_picture(report.contact_sheet(on_white, columns))
 
 
+def _warm_up(gpu: int | None) -> None:
+    """Renders a few pixels of nothing: a GPU's kernels may have to be compiled, which no item should pay for or time out on."""
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    settings = Settings(views=1, resolution=16, samples=1, denoise=False)
+    with Studio(settings, lights.Lights(1.0, ()), devices.choose(gpu)) as studio:
+        studio.colour(cameras.look_at(np.array([0.0, -3.0, 0.0])), 0)
+
+
 def main() -> None:
     """`python -m render.worker cpu 2` or `python -m render.worker 0 0`: the CPU or a GPU's number, and threads (0 = all)."""
-    device = ""
+    gpu = None if sys.argv[1] == "cpu" else int(sys.argv[1])
 
     def prepare() -> dict[str, Any]:
-        nonlocal device
-        bpy.ops.wm.read_factory_settings(use_empty=True)
-        device = devices.choose(None if sys.argv[1] == "cpu" else int(sys.argv[1]))
-        return {"device": device, "blender": bpy.app.version_string}
+        _warm_up(gpu)
+        return {"blender": bpy.app.version_string}
 
-    serve(lambda job, beat: render_asset(read_job(job), device, int(sys.argv[2]), beat), prepare)
+    serve(lambda job, beat: render_asset(read_job(job), gpu, int(sys.argv[2]), beat), prepare)
 
 
 if __name__ == "__main__":

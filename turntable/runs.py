@@ -51,6 +51,8 @@ class Summary:
     failed_before: Counter[str] = field(default_factory=Counter)
     """Reason -> items that failed before and were not tried again."""
     seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+    """Stage -> seconds that workers spent in it, where they tell (`{"seconds": {stage: …}}` in what a job returns)."""
 
     @property
     def all_done(self) -> bool:
@@ -63,7 +65,9 @@ class Summary:
         counts = {"total": self.total, "done": self.done, "skipped": self.skipped}
         failures = {"failed": dict(self.failed), "failed_before": dict(self.failed_before)}
         left = self.total - self.done - self.skipped - self.failed.total() - self.failed_before.total()
-        return {**counts, **failures, "left": left, "seconds": round(self.seconds, 1), "items_per_hour": round(rate, 1)}
+        times = {"seconds": round(self.seconds, 1), "items_per_hour": round(rate, 1)}
+        stages = {"worker_seconds": {stage: round(seconds, 1) for stage, seconds in self.stages.items()}}
+        return {**counts, **failures, "left": left, **times, **stages}
 
     def text(self, out: Path) -> str:
         """One paragraph for a person."""
@@ -219,7 +223,7 @@ class Run:
             if isinstance(job, BaseException):
                 raise job
             self._start(worker)
-            worker.do(job)
+            result = worker.do(job)
             if not self.output(item).exists():
                 raise ItemError("crash", f"its worker said done, but left no {self.output(item)}", worker.log_tail())
         except ItemError as error:
@@ -233,6 +237,8 @@ class Run:
             failure_path(self.out, item).unlink(missing_ok=True)
             with self._lock:
                 self.summary.done += 1
+                for stage, seconds in result.get("seconds", {}).items():
+                    self.summary.stages[stage] = self.summary.stages.get(stage, 0.0) + seconds
                 self._bar.update()
 
     def _start(self, worker: Worker) -> None:

@@ -65,7 +65,7 @@ def shares(asset: Path, tmp_path: Path) -> dict[str, float]:
     """Share of interior pixels on the surface: as read, with the world mirrored, with the principal point one pixel off."""
     record: dict[str, Any] = {"source": "test"}
     out, folder = tmp_path / "capture.zip", tmp_path / "capture"
-    render_asset(Job("abc", asset, out, SETTINGS, record), "cpu", 0, lambda where: None)
+    render_asset(Job("abc", asset, out, SETTINGS, record), None, 0, lambda where: None)
     with zipfile.ZipFile(out) as archive:
         archive.extractall(folder)
     surface, points = surface_of(asset, folder), points_of(folder)
@@ -99,7 +99,7 @@ def test_depth_of_real_models(shared: Path, tmp_path: Path, uid: str) -> None:
 def test_the_lights_in_the_capture_are_the_ones_drawn(tmp_path: Path) -> None:
     out = tmp_path / "capture.zip"
     settings = Settings(views=1, resolution=32, samples=1)
-    render_asset(Job("abc", bracket().write(tmp_path / "a.glb"), out, settings, {}), "cpu", 0, lambda where: None)
+    render_asset(Job("abc", bracket().write(tmp_path / "a.glb"), out, settings, {}), None, 0, lambda where: None)
     with zipfile.ZipFile(out) as archive:
         stored = json.loads(archive.read("transforms.json"))["turntable"]["lights"]
     assert stored == json.loads(json.dumps(draw(Lighting(), 0, "abc").record()))
