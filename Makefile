@@ -24,8 +24,8 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt system-packages.txt
 
 # The whole way. Each line continues where it stopped: run `make demo` again after Ctrl-C; `make clean-demo` starts afresh.
 demo: setup
-	@echo "1/7  furniture: 30 models in the Objaverse cache's layout"
-	$(RUN) datasets.procedural --out $(DEMO)/assets --count 30 --seed 0
+	@echo "1/7  furniture: 10 models in the Objaverse cache's layout, one of each kind held out"
+	$(RUN) datasets.procedural --out $(DEMO)/assets --count 10 --seed 0
 	@echo "2/7  render: headless Blender, 12 views of each model"
 	$(RUN) render.objaverse --cache $(DEMO)/assets --gpus 0 --out $(DEMO)/captures --views 12 --resolution 128
 	@echo "3/7  preprocess: captures into shards"

@@ -32,6 +32,11 @@ class DecoderConfig:
     """Tokens along a side of each plane."""
     camera_width: int = 128
     """Width of the camera embedding that shifts and scales the norms."""
+    image_gain: float = 1.0
+    """What the image adds to a token at the start is this squared times torch's own start. With 1 it is a fortieth of what the
+    token's place gives, and a short training on several objects first learns their mean."""
+    camera_start: float = 0.0
+    """Standard deviation of the first weights that shift and scale the norms by the camera; 0 starts as plain norms."""
     positions: Literal["learned", "sincos"] = "learned"
     """What the tokens start as: free parameters, or sines and cosines of where they lie plus a vector a plane."""
 
@@ -43,13 +48,13 @@ class DecoderConfig:
 
 
 class ModulatedNorm(nn.Module):
-    """Layer norm whose output is scaled and shifted by the camera. Starts as a plain layer norm."""
+    """Layer norm whose output is scaled and shifted by the camera."""
 
-    def __init__(self, width: int, camera_width: int) -> None:
+    def __init__(self, width: int, camera_width: int, start: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.modulation = nn.Linear(camera_width, 2 * width)
-        nn.init.zeros_(self.modulation.weight)
+        nn.init.normal_(self.modulation.weight, std=start)
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, tokens: Tensor, camera: Tensor) -> Tensor:
@@ -86,8 +91,10 @@ class Block(nn.Module):
     def __init__(self, config: DecoderConfig, context_width: int) -> None:
         super().__init__()
         width, hidden = config.width, config.width * config.mlp_ratio
-        self.norms = nn.ModuleList(ModulatedNorm(width, config.camera_width) for _ in range(3))
+        self.norms = nn.ModuleList(ModulatedNorm(width, config.camera_width, config.camera_start) for _ in range(3))
         self.cross_attention = Attention(width, context_width, config.heads)
+        self.cross_attention.to_key_value.weight.data[width:] *= config.image_gain
+        self.cross_attention.to_out.weight.data *= config.image_gain
         self.self_attention = Attention(width, width, config.heads)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 

@@ -97,7 +97,9 @@ def _openlrm(image_size: int, hidden: int, layers: int, width: int, channels: in
 
 _TINY = LRMConfig(
     EncoderConfig("vit", image_size=128, patch_size=16, hidden=128, layers=2, heads=4),
-    DecoderConfig(layers=2, width=128, heads=4, mlp_ratio=2, tokens=12, camera_width=128, positions="sincos"),
+    DecoderConfig(
+        2, 128, 4, mlp_ratio=2, tokens=12, camera_width=128, image_gain=4.0, camera_start=0.05, positions="sincos"
+    ),
     TriplaneConfig(upsample=4, channels=24, overlap=2),
     FieldConfig("split", 32, density_layers=1, colour_layers=2, density="exp", density_bias=1.0),
 )

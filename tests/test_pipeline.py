@@ -38,8 +38,10 @@ def test_assets_to_mesh(tmp_path: Path) -> None:
     train = ("train.lrm", "--shards", shards, "--out", run, "--steps", 30, "--rays", 64, "--samples", 8)
     command(*train, "--render-size", 64, "--input-view", 0, "--threads", 1)
     # 30 steps leave a fog: a low level gives it a surface.
-    judge = ("train.evaluate", "--checkpoint", run, "--shards", shards, "--out", tmp_path / "report", "--size", 32)
-    out = command(*judge, "--samples", 16, "--resolution", 32, "--level", 0.01)
+    judged = tmp_path / "judged.txt"
+    judged.write_text("\n".join(uids.read_text().split()[:2]) + "\n")
+    judge = ("train.evaluate", "--checkpoint", run, "--shards", shards, "--uids", judged, "--out", tmp_path / "report")
+    out = command(*judge, "--size", 32, "--samples", 16, "--resolution", 32, "--level", 0.01)
     assert "nearest training object" in out
     figures = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert figures["summary"]["rows"]["model"]["psnr"]["mean"] > 3

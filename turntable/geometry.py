@@ -194,8 +194,8 @@ def surface_distance(
     thresholds: tuple[float, ...] = (0.05, 0.1, 0.2),
 ) -> SurfaceDistance:
     """Chamfer distance, F-scores and normal consistency of two surfaces, each (N, 3) points and (N, 3) unit normals."""
-    a_to_b, nearest_b = cKDTree(points_b).query(points_a)
-    b_to_a, nearest_a = cKDTree(points_a).query(points_b)
+    a_to_b, nearest_b = cKDTree(points_b).query(points_a, workers=-1)
+    b_to_a, nearest_a = cKDTree(points_a).query(points_b, workers=-1)
     f_score = {}
     for threshold in thresholds:
         precision, recall = (a_to_b < threshold).mean(), (b_to_a < threshold).mean()

@@ -62,10 +62,21 @@ def test_tiny_makes_planes_of_the_right_shape_that_depend_on_picture_and_camera(
     torch.testing.assert_close(lrm.planes(image[:1], camera[:1]), planes[:1], rtol=1e-4, atol=1e-5)
 
 
-def test_at_first_the_camera_changes_nothing():
-    lrm = LRM(SIZES["tiny"])
+def test_at_first_the_camera_changes_nothing_unless_it_is_to():
     image = torch.rand(1, 3, 128, 128)
-    assert torch.equal(lrm.planes(image, torch.zeros(1, 16)), lrm.planes(image, torch.ones(1, 16)))
+    plain = dataclasses.replace(SIZES["tiny"].decoder, camera_start=0.0)
+    for decoder, equal in ((plain, True), (SIZES["tiny"].decoder, False)):
+        lrm = LRM(dataclasses.replace(SIZES["tiny"], decoder=decoder))
+        assert torch.equal(lrm.planes(image, torch.zeros(1, 16)), lrm.planes(image, torch.ones(1, 16))) == equal
+
+
+def test_the_tiny_model_hears_the_image_from_the_start():
+    """Planes of eight noise pictures differ by a good share of what they vary over their texels."""
+    torch.manual_seed(0)
+    lrm = LRM(SIZES["tiny"])
+    with torch.no_grad():
+        planes = lrm.planes(torch.rand(8, 3, 1, 1).expand(8, 3, 128, 128), torch.zeros(8, 16))
+    assert planes.std(dim=0).mean() > 0.03 * planes.std()
 
 
 def test_every_parameter_receives_a_gradient():
