@@ -27,7 +27,7 @@ demo: setup
 	@echo "1/7  furniture: 10 models in the Objaverse cache's layout, one of each kind held out"
 	$(RUN) datasets.procedural --out $(DEMO)/assets --count 10 --seed 0
 	@echo "2/7  render: headless Blender, 12 views of each model"
-	$(RUN) render.objaverse --cache $(DEMO)/assets --gpus 0 --out $(DEMO)/captures --views 12 --resolution 128
+	$(RUN) render.objaverse --cache $(DEMO)/assets --uids $(DEMO)/assets/splits/all.txt --gpus 0 --out $(DEMO)/captures --views 12 --resolution 128
 	@echo "3/7  preprocess: captures into shards"
 	$(RUN) preprocess.captures --captures $(DEMO)/captures --out $(DEMO)/shards
 	@echo "4/7  check: every byte verified, and a contact sheet to look at"

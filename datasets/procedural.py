@@ -152,8 +152,9 @@ def _write_tables(out: Path, todo: list[Order], records: dict[str, dict[str, Any
     _write_table(out / f"metadata/{FOLDER}.json.gz", records)
     _write_table(out / "lvis-annotations.json.gz", dict(sorted(classes.items())))
     _write_table(out / "object-paths.json.gz", {order.uid: order.path for order in todo})
-    for name, held_out in (("train", False), ("heldout", True)):
-        lines = [f"{order.uid}\n" for order in todo if order.held_out == held_out]
+    splits = {"all": {True, False}, "train": {False}, "heldout": {True}}
+    for name, wanted in splits.items():
+        lines = [f"{order.uid}\n" for order in todo if order.held_out in wanted]
         files.write_text(out / f"splits/{name}.txt", "".join(lines))
     files.write_json(out / "splits/furniture-classes.json", {order.uid: order.kind for order in todo})
 
