@@ -49,7 +49,7 @@ class Recipe:
 # training details: 4e-4, 3,000 warm-up steps, input view and three side views, regions of 128².
 _PAPER = Recipe(learning_rate=4e-4, warmup_steps=3000, batch=8, views=4, rays=4096, samples=96)
 RECIPES: dict[str, Recipe] = {
-    "tiny": Recipe(learning_rate=4e-3, warmup_steps=50, batch=1, views=8, rays=256, samples=48),
+    "tiny": Recipe(learning_rate=2e-3, warmup_steps=50, batch=4, views=4, rays=128, samples=48),
     "small": _PAPER,
     "base": _PAPER,
     "large": Recipe(learning_rate=4e-4, warmup_steps=3000, batch=8, views=4, rays=4096, samples=128),
@@ -132,6 +132,12 @@ def choose(config: TrainConfig, name: str) -> Any:
     return getattr(RECIPES[config.model], name) if given is None else given
 
 
+def batch_and_rays(config: TrainConfig, objects: int) -> tuple[int, int]:
+    """Objects a step and rays a view. With fewer objects than the recipe's batch, each gets as many more rays."""
+    batch, rays = min(choose(config, "batch"), objects), choose(config, "rays")
+    return batch, rays if config.rays else rays * choose(config, "batch") // batch
+
+
 def choose_device(device: str, precision: str) -> tuple[torch.device, bool]:
     """The device, and whether planes are computed in bfloat16. Asking for what is not there is a UserError."""
     if device == "cuda" and not torch.cuda.is_available():
@@ -172,7 +178,7 @@ def sample_config(config: TrainConfig, shards: ShardSet, indices: list[int]) -> 
         input_size=model.encoder.image_size,
         fill=model.fill,
         views=choose(config, "views"),
-        rays=choose(config, "rays"),
+        rays=batch_and_rays(config, len(indices))[1],
         render_size=config.render_size,
         input_view=0 if config.overfit and config.input_view is None else config.input_view,
         held_out_views=config.held_out_views,
@@ -228,7 +234,7 @@ def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int]) -> 
         schedule=schedule,
         weights=config.weights,
         settings=RenderSettings(samples=choose(config, "samples"), bf16=bf16),
-        batch=choose(config, "batch"),
+        batch=batch_and_rays(config, len(indices))[0],
         seed=config.seed,
         device=device,
         optimiser=adamw(lrm, schedule.learning_rate, recipe.weight_decay, recipe.betas),

@@ -15,7 +15,7 @@ from preprocess.captures import PreprocessConfig, preprocess
 from tests.datasets.synthetic import cast, scene, write_captures
 from train import checkpoints, losses
 from train.loop import read_history
-from train.lrm import TrainConfig, build_trainer, camera_defaults, train
+from train.lrm import TrainConfig, batch_and_rays, build_trainer, camera_defaults, train
 from turntable import cameras, framing
 from turntable.errors import UserError
 
@@ -95,6 +95,13 @@ def test_camera_defaults_are_the_framed_cameras_of_the_data(shards: Path) -> Non
             distances.append(np.linalg.norm(cameras.invert(cameras.invert(poses[view]))[:, 3]))
     assert found["camera_distance"] == pytest.approx(np.median(distances))
     assert found["camera_focal"] == pytest.approx(np.median(focals), rel=0.02)  # framing rounds to whole pixels
+
+
+def test_a_step_has_as_many_rays_with_fewer_objects(tmp_path: Path) -> None:
+    config = TrainConfig(tmp_path, tmp_path, steps=1)
+    many, few, one = (batch_and_rays(config, objects) for objects in (100, 2, 1))
+    assert many[0] * many[1] == few[0] * few[1] == one[0] * one[1] and one[0] == 1
+    assert batch_and_rays(replace(config, rays=64), 1) == (1, 64)
 
 
 def test_what_cannot_be_is_refused(shards: Path, tmp_path: Path) -> None:
