@@ -46,7 +46,7 @@ class EvaluateConfig:
     """Judge the last N views and list the others as supervised; 0: judge every view but the input. Left out: as trained."""
     size: int = 128
     """Side in pixels of the judged pictures."""
-    samples: int = 128
+    samples: int = 64
     """Samples a ray."""
     resolution: int = 128
     """Marching cubes cells along the box [-1, 1]."""
