@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from datasets import samples
@@ -17,6 +16,7 @@ from datasets.objaverse import read_uids
 from datasets.shards import ShardSet
 from model import mesh
 from model.checkpoints import load_checkpoint
+from model.reconstruct import pick_device
 from train import methods, metrics
 from train.baselines import TrainingSet
 from train.report import object_picture, write_page
@@ -69,7 +69,7 @@ class EvaluateConfig:
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Judges a checkpoint; prints the table, writes the report, and returns what metrics.json holds."""
-    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = pick_device(config.device)
     lrm, extra = load_checkpoint(config.checkpoint, device)
     shards = ShardSet(config.shards)
     indices = chosen(shards, config.uids)
@@ -112,9 +112,7 @@ def chosen(shards: ShardSet, uids: Path | None) -> list[int]:
     wanted = read_uids(uids)
     unknown = [uid for uid in wanted if uid not in place]
     if unknown:
-        raise UserError(
-            f"{uids}: {len(unknown)} of {len(wanted)} uids are not in the shards, the first is {unknown[0]}"
-        )
+        raise UserError(f"{uids}: {len(unknown)} uids are not in the shards, the first is {unknown[0]}")
     return [place[uid] for uid in wanted]
 
 

@@ -22,8 +22,9 @@ from datasets.samples import ShardSamples
 from model.lrm import LRM
 from train import checkpoints
 from train.grids import picture_grid
-from train.losses import LossWeights, RenderSettings, psnr, reconstruction_loss
+from train.losses import LossWeights, RenderSettings, reconstruction_loss
 from train.lpips import LPIPS
+from train.metrics import decibels
 from turntable.errors import UserError
 from turntable.files import write_bytes
 from turntable.report import encode_picture
@@ -201,7 +202,7 @@ class Trainer:
     ) -> None:
         values = {name: float(value) for name, value in terms.items()}
         values |= {
-            "psnr": psnr(values["colour"]),
+            "psnr": decibels(values["colour"]),
             "learning_rate": self.schedule.learning_rate_at(progress),
             "seconds": round(progress.seconds, 2),
         }

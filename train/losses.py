@@ -117,8 +117,3 @@ def _regions(pixels: Tensor, side: int) -> Tensor:
     """(B, V, R, 3) -> (B·V, 3, side, side), the first side² rays of every view."""
     square = pixels[:, :, : side * side].unflatten(2, (side, side)).flatten(0, 1)
     return square.permute(0, 3, 1, 2)
-
-
-def psnr(mean_squared_error: float) -> float:
-    """Decibels for values in [0, 1]; equal pictures are called 100 dB."""
-    return float(-10 * torch.log10(torch.tensor(max(mean_squared_error, 1e-10))))

@@ -10,14 +10,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from datasets.objaverse import read_uids
 from datasets.samples import SampleConfig, ShardSamples
 from datasets.shards import ShardError, ShardSet
 from model.checkpoints import FILE_NAME
 from model.lrm import LRM, SIZES, LRMConfig
 from train import checkpoints, lpips
 from train.curves import draw_curves
-from train.evaluate import EvaluateConfig, evaluate
+from train.evaluate import EvaluateConfig, chosen, evaluate
 from train.loop import Schedule, Trainer, adamw
 from train.losses import LossWeights, RenderSettings
 from turntable import config as command_line
@@ -151,14 +150,7 @@ def choose_device(device: str, precision: str) -> tuple[torch.device, bool]:
 
 def chosen_objects(shards: ShardSet, config: TrainConfig) -> list[int]:
     """Indices of the objects to train on. An unknown uid or nothing left is a UserError."""
-    indices = list(range(len(shards)))
-    if config.uids:
-        place = {uid: i for i, uid in enumerate(shards.uids)}
-        wanted = read_uids(config.uids)
-        unknown = [uid for uid in wanted if uid not in place]
-        if unknown:
-            raise UserError(f"{config.uids}: {len(unknown)} uids are not in {config.shards}, the first is {unknown[0]}")
-        indices = [place[uid] for uid in wanted]
+    indices = chosen(shards, config.uids)
     if config.overfit:
         indices = indices[: config.overfit]
     if not indices:
