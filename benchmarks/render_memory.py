@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets.captures import capture_path
-from datasets.objaverse import DEFAULT_CACHE, Catalogue
-from render.objaverse import RenderConfig, job_maker
+from datasets.objaverse import DEFAULT_CACHE, Objaverse
+from render.command import RenderConfig, job_maker
 from render.settings import Settings
 from turntable import config
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK
@@ -47,11 +47,11 @@ class MemoryBenchmark:
 
 def measure(options: MemoryBenchmark, folder: Path) -> list[dict[str, Any]]:
     """A row an asset: file size, seconds, GiB resident afterwards."""
-    catalogue = Catalogue(options.cache)
+    catalogue = Objaverse(options.cache)
     uids = catalogue.select(None)
     chosen = [uids[index * len(uids) // options.assets] for index in range(options.assets)]
     settings = Settings(views=options.views, resolution=options.resolution, samples=options.samples)
-    make = job_maker(RenderConfig(out=folder, classes=("any",), cache=options.cache, settings=settings), catalogue)
+    make = job_maker(RenderConfig(out=folder, settings=settings), catalogue)
     worker = Worker([sys.executable, "-m", "render.worker", "cpu", "0"], folder / "worker.log", Limits(recycle_gb=1000))
     worker.start()
     rows = [{"uid": "", "megabytes": 0.0, "seconds": 0.0, "resident_gb": worker.resident_gb(), "outcome": "started"}]

@@ -19,50 +19,24 @@ import json
 import re
 import threading
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets.catalogue import UNKNOWN_LICENCE, Asset, CatalogueError
 from datasets.download import DownloadError, Policy, obtain
 from turntable.errors import UserError
 
 DEFAULT_CACHE = Path("~/.objaverse/hf-objaverse-v1")
 PUBLIC_MIRROR = "https://huggingface.co/datasets/allenai/objaverse/resolve/main"
-UNKNOWN_LICENCE = "unknown"
 _OBJECT_PATH = re.compile(r"glbs/([\w-]+)/[\w-]+\.glb", re.ASCII)
 """No dots, no further slashes: a hostile table cannot lead out of the cache."""
 
 
-class CatalogueError(UserError):
-    """An asset that cannot be had."""
-
-    def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        """`not-found`: there is no such thing, another try is of no use. `download`: it did not arrive, or arrived damaged."""
-
-
-@dataclass(frozen=True)
-class Asset:
-    """What is known of one object without opening its file."""
-
-    uid: str
-    """32 hexadecimal digits."""
-    lvis_class: str | None
-    """LVIS's name of its class (`coffee_table`); None for the greater part of Objaverse, which has none."""
-    licence: str
-    """Sketchfab's short name: `by`, `by-sa`, `by-nc`, `by-nc-sa`, `cc0`, …; `unknown` where the record states none."""
-    name: str
-    """Title that its creator gave it; may be empty."""
-    creator: str
-    """Name to attribute it to; may be empty."""
-    source_url: str
-    """Page it came from; may be empty."""
-
-
-class Catalogue:
+class Objaverse:
     """Objects in `cache`, completed from `mirror` as they are asked for. May be shared by threads and processes."""
+
+    source = "objaverse"
 
     def __init__(self, cache: Path, mirror: str | None = None, policy: Policy | None = None) -> None:
         self.cache = Path(cache).expanduser()
@@ -107,6 +81,9 @@ class Catalogue:
         """The object's .glb in the cache, downloaded if it is not there. A file that exists is returned as it is."""
         self._folder(uid)
         return self._obtain(self._paths()[uid])
+
+    def release(self, uid: str) -> None:
+        """Nothing: the cache keeps what it has."""
 
     def _folder(self, uid: str) -> str:
         """The folder of glbs that holds `uid`, which is also its metadata file's name."""
@@ -192,26 +169,3 @@ def _asset_fields(table: dict[str, Any]) -> dict[str, dict[str, str]]:
             "source_url": str(record.get("viewerUrl") or record.get("uri") or ""),
         }
     return reduced
-
-
-def read_uids(path: Path) -> list[str]:
-    """The uids in a text file, one a line, each once; blank lines and what follows a # are passed over."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a text file with one uid a line") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file; give one uid a line") from error
-    uids = list(dict.fromkeys(_uids_in(path, lines)))
-    if not uids:
-        raise UserError(f"{path}: no uid in {len(lines)} lines; give one uid a line")
-    return uids
-
-
-def _uids_in(path: Path, lines: list[str]) -> Iterable[str]:
-    for number, line in enumerate(lines, start=1):
-        uid = line.partition("#")[0].strip()
-        if uid and not re.fullmatch(r"[\w-]+", uid, re.ASCII):
-            raise UserError(f"{path}, line {number}: {uid[:80]!r} is no uid (letters, digits, - and _); one uid a line")
-        if uid:
-            yield uid

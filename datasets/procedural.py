@@ -2,7 +2,7 @@
 
     python -m datasets.procedural --out furniture --count 30 --seed 0
 
-`datasets.objaverse.Catalogue(Path("furniture"))` reads what it writes as it reads Objaverse. A piece depends on (seed, kind, its
+`datasets.objaverse.Objaverse(Path("furniture"))` reads what it writes as it reads Objaverse. A piece depends on (seed, kind, its
 number within the kind) only: a larger count adds pieces and changes none, and a second run writes only what is missing.
 """
 

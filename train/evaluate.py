@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets import samples
-from datasets.objaverse import read_uids
+from datasets.catalogue import read_uids
 from datasets.shards import ShardSet
 from model import mesh
 from model.checkpoints import load_checkpoint

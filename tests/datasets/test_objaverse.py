@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datasets.catalogue import CatalogueError, read_uids
 from datasets.download import Policy
-from datasets.objaverse import Catalogue, CatalogueError, read_uids
+from datasets.objaverse import Objaverse
 from tests.conftest import ROOT
 from turntable.errors import UserError
 
@@ -129,33 +130,33 @@ def mirror(tmp_path: Path) -> Iterator[Mirror]:
 
 
 @pytest.fixture
-def catalogue(mirror: Mirror, tmp_path: Path) -> Catalogue:
-    return Catalogue(tmp_path / "cache", mirror.url, QUICK)
+def catalogue(mirror: Mirror, tmp_path: Path) -> Objaverse:
+    return Objaverse(tmp_path / "cache", mirror.url, QUICK)
 
 
 GLB_PATH = f"/glbs/000-007/{UID}.glb"
 
 
-def test_everything_is_downloaded_once(mirror: Mirror, catalogue: Catalogue) -> None:
+def test_everything_is_downloaded_once(mirror: Mirror, catalogue: Objaverse) -> None:
     assert catalogue.select([UID]) == [UID]
     assert catalogue.asset(UID).creator == "Ada"
     assert catalogue.fetch(UID).read_bytes() == GLB
     count = len(mirror.requests)
     assert count == 4  # paths, annotations, one metadata file, one glb: nothing else was looked at
-    again = Catalogue(catalogue.cache, mirror.url, QUICK)
+    again = Objaverse(catalogue.cache, mirror.url, QUICK)
     again.asset(UID)
     again.fetch(UID)
     assert len(mirror.requests) == count
     assert not list(catalogue.cache.rglob("*.part"))
 
 
-def test_two_refusals_then_served(mirror: Mirror, catalogue: Catalogue) -> None:
+def test_two_refusals_then_served(mirror: Mirror, catalogue: Objaverse) -> None:
     mirror.script[GLB_PATH] = [refuse(503), refuse(429, Retry_After="1")]
     assert catalogue.fetch(UID).read_bytes() == GLB
     assert mirror.ranges(GLB_PATH) == [None, None, None]
 
 
-def test_given_up_after_the_stated_number_of_tries(mirror: Mirror, catalogue: Catalogue) -> None:
+def test_given_up_after_the_stated_number_of_tries(mirror: Mirror, catalogue: Objaverse) -> None:
     mirror.script[GLB_PATH] = [refuse(503)] * 10
     with pytest.raises(CatalogueError, match=r"HTTP 503.*after 3 tries") as caught:
         catalogue.fetch(UID)
@@ -164,7 +165,7 @@ def test_given_up_after_the_stated_number_of_tries(mirror: Mirror, catalogue: Ca
 
 
 @pytest.mark.parametrize("cuts", [[300_000], [1, 2, 3, 4, 5, 6, 7, 8]])
-def test_broken_off_and_resumed(mirror: Mirror, catalogue: Catalogue, cuts: list[int]) -> None:
+def test_broken_off_and_resumed(mirror: Mirror, catalogue: Objaverse, cuts: list[int]) -> None:
     """More breaks than tries are allowed in a row: each brought new bytes, so none counts against it."""
     mirror.script[GLB_PATH] = [breaks_after(cut) for cut in cuts]
     assert catalogue.fetch(UID).read_bytes() == GLB
@@ -172,7 +173,7 @@ def test_broken_off_and_resumed(mirror: Mirror, catalogue: Catalogue, cuts: list
     assert mirror.ranges(GLB_PATH) == [None, *(f"bytes={n}-" for n in held)]
 
 
-def test_a_killed_run_is_resumed(mirror: Mirror, catalogue: Catalogue) -> None:
+def test_a_killed_run_is_resumed(mirror: Mirror, catalogue: Objaverse) -> None:
     part = catalogue.cache / f"glbs/000-007/{UID}.glb.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(GLB[:123_456])
@@ -181,19 +182,19 @@ def test_a_killed_run_is_resumed(mirror: Mirror, catalogue: Catalogue) -> None:
 
 
 @pytest.mark.parametrize("left", [GLB, GLB + b"more"])
-def test_a_part_that_cannot_be_continued_begins_anew(mirror: Mirror, catalogue: Catalogue, left: bytes) -> None:
+def test_a_part_that_cannot_be_continued_begins_anew(mirror: Mirror, catalogue: Objaverse, left: bytes) -> None:
     part = catalogue.cache / f"glbs/000-007/{UID}.glb.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(left)
     assert catalogue.fetch(UID).read_bytes() == GLB
 
 
-def test_a_server_without_ranges(mirror: Mirror, catalogue: Catalogue) -> None:
+def test_a_server_without_ranges(mirror: Mirror, catalogue: Objaverse) -> None:
     mirror.script[GLB_PATH] = [breaks_after(1000), ignores_range]
     assert catalogue.fetch(UID).read_bytes() == GLB
 
 
-def test_a_body_that_is_always_short(mirror: Mirror, catalogue: Catalogue) -> None:
+def test_a_body_that_is_always_short(mirror: Mirror, catalogue: Objaverse) -> None:
     def short(handler: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
         send(handler, 200, {"Content-Length": str(len(content))}, content[:500])
         handler.close_connection = True
@@ -205,14 +206,14 @@ def test_a_body_that_is_always_short(mirror: Mirror, catalogue: Catalogue) -> No
     assert not (catalogue.cache / GLB_PATH[1:]).exists()
 
 
-def test_missing_at_the_mirror(mirror: Mirror, catalogue: Catalogue) -> None:
+def test_missing_at_the_mirror(mirror: Mirror, catalogue: Objaverse) -> None:
     with pytest.raises(CatalogueError, match="HTTP 404") as caught:
         catalogue.fetch(OTHER)
     assert caught.value.reason == "not-found"
     assert len(mirror.ranges("/glbs/000-008/x.glb")) == 1  # no use in asking again
 
 
-def test_a_server_that_hangs(mirror: Mirror, catalogue: Catalogue) -> None:
+def test_a_server_that_hangs(mirror: Mirror, catalogue: Objaverse) -> None:
     mirror.script[GLB_PATH] = [hangs]
     start = time.monotonic()
     assert catalogue.fetch(UID).read_bytes() == GLB
@@ -220,7 +221,7 @@ def test_a_server_that_hangs(mirror: Mirror, catalogue: Catalogue) -> None:
     assert mirror.ranges(GLB_PATH) == [None, "bytes=1000-"]
 
 
-def test_a_log_in_page_does_not_settle_in_the_cache(mirror: Mirror, catalogue: Catalogue) -> None:
+def test_a_log_in_page_does_not_settle_in_the_cache(mirror: Mirror, catalogue: Objaverse) -> None:
     mirror.script[GLB_PATH] = [lambda handler, content, start: serve(handler, b"<html>Please log in</html>", 0)]
     with pytest.raises(CatalogueError, match="another kind, it begins with b'<html>Please log in") as caught:
         catalogue.fetch(UID)
@@ -229,7 +230,7 @@ def test_a_log_in_page_does_not_settle_in_the_cache(mirror: Mirror, catalogue: C
 
 
 def test_a_file_too_large_is_refused(mirror: Mirror, tmp_path: Path) -> None:
-    small = Catalogue(tmp_path / "cache", mirror.url, Policy(max_bytes=100_000))
+    small = Objaverse(tmp_path / "cache", mirror.url, Policy(max_bytes=100_000))
     with pytest.raises(CatalogueError, match="1000003 bytes, more than 100000; refused"):
         small.fetch(UID)
 
@@ -241,10 +242,10 @@ def test_a_body_without_length_is_limited_too(mirror: Mirror, tmp_path: Path) ->
 
     mirror.script[GLB_PATH] = [endless]
     with pytest.raises(CatalogueError, match="more than 500000 bytes; refused"):
-        Catalogue(tmp_path / "cache", mirror.url, Policy(max_bytes=500_000)).fetch(UID)
+        Objaverse(tmp_path / "cache", mirror.url, Policy(max_bytes=500_000)).fetch(UID)
 
 
-def test_a_hash_that_the_server_states_is_checked(mirror: Mirror, catalogue: Catalogue) -> None:
+def test_a_hash_that_the_server_states_is_checked(mirror: Mirror, catalogue: Objaverse) -> None:
     catalogue.select(None)
     mirror.headers["X-Linked-ETag"] = f'"{hashlib.sha256(GLB).hexdigest()}"'
 
@@ -259,7 +260,7 @@ def test_a_hash_that_the_server_states_is_checked(mirror: Mirror, catalogue: Cat
         catalogue.fetch(UID)
 
 
-def test_a_changed_file_is_not_glued_to_the_old_start(mirror: Mirror, catalogue: Catalogue) -> None:
+def test_a_changed_file_is_not_glued_to_the_old_start(mirror: Mirror, catalogue: Objaverse) -> None:
     """A server that honours If-Range sends the whole new file when the ETag is no longer the one we hold."""
     catalogue.select(None)
     mirror.headers["ETag"] = '"old"'
@@ -274,8 +275,8 @@ def test_a_changed_file_is_not_glued_to_the_old_start(mirror: Mirror, catalogue:
     assert catalogue.fetch(UID).read_bytes() == new
 
 
-def test_two_at_once_download_once(mirror: Mirror, catalogue: Catalogue) -> None:
-    other = Catalogue(catalogue.cache, mirror.url, QUICK)
+def test_two_at_once_download_once(mirror: Mirror, catalogue: Objaverse) -> None:
+    other = Objaverse(catalogue.cache, mirror.url, QUICK)
     for each in (catalogue, other):
         each.select(None)
 
@@ -297,12 +298,12 @@ def test_no_mirror_and_no_cache(mirror: Mirror, tmp_path: Path) -> None:
     mirror.server.shutdown()
     mirror.server.server_close()
     with pytest.raises(CatalogueError, match=r"(?s)not in the cache.*--cache.*--mirror.*datasets.procedural") as caught:
-        Catalogue(tmp_path / "cache", mirror.url, QUICK).select(None)
+        Objaverse(tmp_path / "cache", mirror.url, QUICK).select(None)
     assert caught.value.reason == "download"
 
 
 def test_a_directory_as_mirror(tmp_path: Path) -> None:
-    catalogue = Catalogue(tmp_path / "cache", str(make_mirror(tmp_path / "mirror")))
+    catalogue = Objaverse(tmp_path / "cache", str(make_mirror(tmp_path / "mirror")))
     assert catalogue.fetch(UID).read_bytes() == GLB
     assert catalogue.fetch(UID).is_relative_to(tmp_path / "cache")
     with pytest.raises(CatalogueError, match="no such file in the mirror") as caught:
@@ -312,7 +313,7 @@ def test_a_directory_as_mirror(tmp_path: Path) -> None:
 
 def test_a_mirror_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="neither a directory nor an http"):
-        Catalogue(tmp_path, "ftp://example.org").select(None)
+        Objaverse(tmp_path, "ftp://example.org").select(None)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +332,7 @@ def test_a_mirror_of_another_kind(tmp_path: Path) -> None:
 def test_hostile_object_paths(tmp_path: Path, path: object) -> None:
     cache = make_mirror(tmp_path / "cache", {UID: path})
     (tmp_path / "x.glb").write_bytes(b"outside")
-    for act in (Catalogue(cache, str(cache)).fetch, Catalogue(cache, str(cache)).asset):
+    for act in (Objaverse(cache, str(cache)).fetch, Objaverse(cache, str(cache)).asset):
         with pytest.raises(CatalogueError, match="refused") as caught:
             act(UID)
         assert caught.value.reason == "not-found"
@@ -344,25 +345,25 @@ def test_a_damaged_table_is_named(tmp_path: Path, content: bytes) -> None:
     cache = make_mirror(tmp_path / "cache")
     (cache / "object-paths.json.gz").write_bytes(content)
     with pytest.raises(CatalogueError, match=r"object-paths\.json\.gz: not a gzipped JSON table.*delete it"):
-        Catalogue(cache).select(None)
+        Objaverse(cache).select(None)
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     cache = make_mirror(tmp_path / "cache")
     write_table(cache / "metadata/000-007.json.gz", {UID: "no record"})
     with pytest.raises(CatalogueError, match=r"000-007\.json\.gz: not a gzipped JSON table"):
-        Catalogue(cache).asset(UID)
+        Objaverse(cache).asset(UID)
 
 
 def test_a_record_with_nothing_in_it(tmp_path: Path) -> None:
     cache = make_mirror(tmp_path / "cache")
     write_table(cache / "metadata/000-007.json.gz", {UID: {"license": None, "user": None}})
-    asset = Catalogue(cache).asset(UID)
+    asset = Objaverse(cache).asset(UID)
     assert (asset.licence, asset.creator, asset.name, asset.source_url) == ("unknown", "", "", "")
 
 
 def test_unknown_uid(tmp_path: Path) -> None:
-    catalogue = Catalogue(make_mirror(tmp_path / "cache"))
+    catalogue = Objaverse(make_mirror(tmp_path / "cache"))
     for act in (catalogue.asset, catalogue.fetch):
         with pytest.raises(CatalogueError, match="nonesuch: no such uid among the 2") as caught:
             act("nonesuch")
@@ -372,7 +373,7 @@ def test_unknown_uid(tmp_path: Path) -> None:
 
 
 def test_selection_of_real_models(shared: Path) -> None:
-    catalogue = Catalogue(shared / "objaverse")
+    catalogue = Objaverse(shared / "objaverse")
     uids = catalogue.select(None)
     assert len(uids) == len(set(uids)) == 632
     assert uids == sorted(uids)
@@ -389,7 +390,7 @@ def test_selection_of_real_models(shared: Path) -> None:
 
 
 def test_selections_that_leave_nothing(shared: Path) -> None:
-    catalogue = Catalogue(shared / "objaverse")
+    catalogue = Objaverse(shared / "objaverse")
     with pytest.raises(UserError, match=r"class 'chairs': not among the 421 LVIS classes .*near: chair"):
         catalogue.select(None, ["chairs"])
     with pytest.raises(UserError, match=r"no asset is left of 39 .*the licences among them are by, cc0"):
@@ -414,7 +415,7 @@ def test_read_uids(tmp_path: Path) -> None:
 
 
 def test_the_objaverse_package_reads_our_cache(
-    mirror: Mirror, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+    mirror: Mirror, catalogue: Objaverse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An independent reader: the package whose layout we share finds everything that we downloaded, and downloads nothing."""
     objaverse = pytest.importorskip("objaverse")

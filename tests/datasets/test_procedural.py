@@ -19,6 +19,7 @@ import trimesh
 from scipy import ndimage
 from scipy.spatial import Delaunay
 
+from datasets.catalogue import read_uids
 from datasets.furniture.glb import corners, write_glb
 from datasets.furniture.materials import Material, cloth, leather, stone, wood
 from datasets.furniture.pieces import Draw, Piece
@@ -35,7 +36,7 @@ from datasets.furniture.shapes import (
     rectangle,
     sweep,
 )
-from datasets.objaverse import Catalogue, read_uids
+from datasets.objaverse import Objaverse
 from datasets.procedural import Kind, Order, ProceduralConfig, orders, write_set
 from tests.conftest import ROOT
 from turntable.geometry import surface_grid
@@ -219,7 +220,7 @@ def test_a_piece_does_not_depend_on_what_else_is_made() -> None:
 def test_the_catalogue_reads_it(tmp_path: Path) -> None:
     settings = ProceduralConfig(tmp_path, count=20)
     write_set(settings)
-    catalogue = Catalogue(tmp_path, str(tmp_path / "no mirror"))
+    catalogue = Objaverse(tmp_path, str(tmp_path / "no mirror"))
     uids = catalogue.select(None, licences=["cc0"])
     assert len(uids) == 20
     assert all(len(uid) == 32 and set(uid) <= set("0123456789abcdef") for uid in uids)

@@ -1,0 +1,94 @@
+"""What the render commands share: options, workers, jobs and the run; each command brings its own catalogue."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets.captures import capture_path
+from datasets.catalogue import Catalogue, CatalogueError, record
+from render.devices import require
+from render.settings import Settings
+from turntable import config
+from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK
+from turntable.jobs import ItemError, Limits, Worker
+from turntable.runs import Run, remaining
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderConfig:
+    """How to render, on what, into what. Catalogues add which assets."""
+
+    out: Path
+    """Folder of the captures."""
+    gpus: int = 0
+    """GPUs to render on, the first so many that Blender finds; 0 renders on the CPU."""
+    workers_per_gpu: int = 0
+    """Blender processes a GPU; with --gpus 0, processes in all, which share the cores evenly. 0 = one a GPU, or one for every
+    four cores."""
+    retry: tuple[str, ...] = ()
+    """Reasons of earlier failures to try again (crash, timeout, …; all), beside those that always are."""
+    settings: Settings = field(default_factory=Settings)
+    """How to render."""
+    limits: Limits = field(default_factory=Limits)
+    """What a worker may take."""
+
+    def __post_init__(self) -> None:
+        if self.gpus < 0 or self.workers_per_gpu < 0:
+            raise ValueError(f"gpus and workers_per_gpu must be 0 or more, got {self.gpus}, {self.workers_per_gpu}")
+
+
+def job_maker(options: RenderConfig, catalogue: Catalogue) -> Callable[[str], dict[str, Any]]:
+    """uid -> the worker's job, its file fetched."""
+    settings = config.resolved(options.settings)
+
+    def make(uid: str) -> dict[str, Any]:
+        try:
+            path, origin = catalogue.fetch(uid), record(catalogue, uid)
+        except CatalogueError as error:
+            raise ItemError(error.reason, str(error)) from error
+        out = str(capture_path(options.out, uid).absolute())
+        return {"uid": uid, "asset": str(path.absolute()), "out": out, "settings": settings, "record": origin}
+
+    return make
+
+
+def make_workers(options: RenderConfig, module: str = "render.worker") -> list[Worker]:
+    """The workers, not yet started; on the CPU each has an even share of the cores. `module` is what they run."""
+    devices = [str(gpu) for gpu in range(options.gpus)] or ["cpu"]
+    cores = len(os.sched_getaffinity(0))
+    each = options.workers_per_gpu or (1 if options.gpus else max(cores // 4, 1))
+    # On a GPU the cores only feed it: Blender may use as many as it likes (0).
+    threads = 0 if options.gpus else max(cores // each, 1)
+    return [
+        Worker(
+            [sys.executable, "-m", module, device, str(threads)],
+            options.out / "logs" / f"worker-{device}-{index}.log",
+            options.limits,
+        )
+        for device in devices
+        for index in range(each)
+    ]
+
+
+def render(options: RenderConfig, catalogue: Catalogue, uids: Sequence[str]) -> int:
+    """Renders what of `uids` is missing in `options.out` -> the command's exit code."""
+    todo, summary = remaining(options.out, uids, lambda uid: capture_path(options.out, uid), options.retry)
+    if todo and options.gpus:
+        require(options.gpus)
+    # Only what decides a capture's content must stay the same between the runs that fill one folder.
+    free = set(vars(options)) - {"settings"}
+    config.claim_folder(options.out, options, free)
+    run = Run(
+        options.out,
+        job_maker(options, catalogue),
+        lambda uid: capture_path(options.out, uid),
+        make_workers(options),
+    )
+    summary = run(todo, summary, unit="asset")
+    print(summary.text(options.out))
+    return EXIT_OK if summary.all_done else EXIT_ITEMS_FAILED
