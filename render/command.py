@@ -32,6 +32,8 @@ class RenderConfig:
     four cores."""
     retry: tuple[str, ...] = ()
     """Reasons of earlier failures to try again (crash, timeout, …; all), beside those that always are."""
+    strict: bool = False
+    """Assets about which anything is doubtful (see the thresholds) fail with the reason `doubtful`."""
     settings: Settings = field(default_factory=Settings)
     """How to render."""
     limits: Limits = field(default_factory=Limits)
@@ -52,7 +54,8 @@ def job_maker(options: RenderConfig, catalogue: Catalogue) -> Callable[[str], di
         except CatalogueError as error:
             raise ItemError(error.reason, str(error)) from error
         out = str(capture_path(options.out, uid).absolute())
-        return {"uid": uid, "asset": str(path.absolute()), "out": out, "settings": settings, "record": origin}
+        job = {"uid": uid, "asset": str(path.absolute()), "out": out, "settings": settings, "record": origin}
+        return {**job, "strict": options.strict}
 
     return make
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from render.checks import Thresholds
 from render.lights import Lighting
 from render.rigs import Shell
 
@@ -27,6 +27,8 @@ class Settings:
     """Where the cameras are."""
     lighting: Lighting = field(default_factory=Lighting)
     """Where the lights are."""
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    """When a view is doubtful."""
 
     def __post_init__(self) -> None:
         if self.views < 1:
@@ -42,13 +44,3 @@ class Settings:
     def depth_scale(self) -> float:
         """Object units a step of the 16-bit depth: the farthest point that can be seen is just below its end."""
         return (self.shell.distance[1] + 1.05) / 65535
-
-
-def from_json(values: dict[str, Any]) -> Settings:
-    """The inverse of `turntable.config.resolved` for `Settings`."""
-    plain = {k: v for k, v in values.items() if k not in ("shell", "lighting")}
-    return Settings(**plain, shell=Shell(**_tuples(values["shell"])), lighting=Lighting(**_tuples(values["lighting"])))
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -19,9 +19,9 @@ import numpy as np
 from datasets import captures
 from render import checks, devices, lights, rigs, scene
 from render.passes import Studio
-from render.settings import Settings, from_json
+from render.settings import Settings
 from turntable import cameras, framing, geometry, report
-from turntable.config import resolved
+from turntable.config import resolved, restored
 from turntable.jobs import ItemError, serve
 
 PREVIEW_SIDE = 192
@@ -40,16 +40,19 @@ class Job:
     settings: Settings
     record: dict[str, Any]
     """What the catalogue knows: source, class, licence, attribution. JSON values."""
+    strict: bool = False
+    """Whether an asset about which anything is doubtful fails."""
 
 
 def read_job(values: dict[str, Any]) -> Job:
     """A job's JSON values."""
-    settings = from_json(values["settings"])
-    return Job(values["uid"], Path(values["asset"]), Path(values["out"]), settings, values["record"])
+    settings = restored(Settings, values["settings"])
+    asset, out = Path(values["asset"]), Path(values["out"])
+    return Job(values["uid"], asset, out, settings, values["record"], values.get("strict", False))
 
 
 def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], None]) -> dict[str, Any]:
-    """Renders one asset on a GPU, or on the CPU (None), and writes its capture -> seconds by stage."""
+    """Renders one asset on a GPU, or on the CPU (None), and writes its capture -> seconds by stage, and what is doubtful."""
     clock = [time.perf_counter()]
     normalisation, vertices, faces, asset = scene.load(job.asset)
     clock.append(time.perf_counter())
@@ -60,6 +63,9 @@ def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], 
         views, pictures = _views(job, studio, beat)
     if not any(view.record["hit"] for view in views):
         raise ItemError("empty", f"{job.asset}: nothing of it is seen in any of {len(views)} views")
+    doubts = checks.asset_doubts([view.record for view in views], asset)
+    if doubts and job.strict:
+        raise ItemError("doubtful", f"{job.asset}: {'; '.join(doubts)}; --strict lets no doubtful asset pass")
     clock.append(time.perf_counter())
     beat("surface and solid")
     try:
@@ -72,6 +78,7 @@ def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], 
         "lights": lighting.record(),
         "normalisation": normalisation.record(),
         "asset": asset,
+        "doubts": doubts,
         "settings": resolved(settings),
         "versions": {"blender": bpy.app.version_string, "device": device},
     }
@@ -81,7 +88,7 @@ def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], 
     captures.write_capture(job.out, capture)
     clock.append(time.perf_counter())
     stages = ("import", "views", "geometry and writing")
-    return {"seconds": {stage: clock[i + 1] - clock[i] for i, stage in enumerate(stages)}}
+    return {"seconds": {stage: clock[i + 1] - clock[i] for i, stage in enumerate(stages)}, "doubts": doubts}
 
 
 def _views(job: Job, studio: Studio, beat: Callable[[str], None]) -> tuple[list[captures.View], list[np.ndarray]]:
@@ -103,7 +110,7 @@ def _views(job: Job, studio: Studio, beat: Callable[[str], None]) -> tuple[list[
             "depth": captures.encode_depth(depth, settings.depth_scale),
             "normal": captures.encode_normal(normal, depth > 0),
         }
-        views.append(captures.View(pose, intrinsics, images, checks.check_view(rgba, depth)))
+        views.append(captures.View(pose, intrinsics, images, checks.check_view(rgba, depth, settings.thresholds)))
     return views, pictures
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +48,22 @@ def _module_name() -> str:
 def resolved(config: Any) -> dict[str, Any]:
     """A dataclass as plain JSON values, nested dataclasses as nested dicts, paths as strings."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def restored(config_type: type[Config], values: dict[str, Any]) -> Config:
+    """The inverse of `resolved`: nested dataclasses from dicts, tuples from lists, paths from strings."""
+    types = typing.get_type_hints(config_type)
+    return config_type(**{name: _restored_value(types[name], value) for name, value in values.items()})
+
+
+def _restored_value(wanted: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
+        return restored(wanted, value)
+    if isinstance(value, list):
+        return tuple(_restored_value(None, part) for part in value)
+    if isinstance(value, str) and Path in (wanted, *typing.get_args(wanted)):
+        return Path(value)
+    return value
 
 
 def write_config(folder: Path, config: Any) -> None:

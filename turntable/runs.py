@@ -50,6 +50,8 @@ class Summary:
     """Reason -> items that failed in this run."""
     failed_before: Counter[str] = field(default_factory=Counter)
     """Reason -> items that failed before and were not tried again."""
+    doubtful: int = 0
+    """Of those done by this run, the ones that their workers have doubts about (`{"doubts": […]}` in what a job returns)."""
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     """Stage -> seconds that workers spent in it, where they tell (`{"seconds": {stage: …}}` in what a job returns)."""
@@ -62,7 +64,7 @@ class Summary:
     def record(self) -> dict[str, Any]:
         """As JSON values."""
         rate = 3600 * self.done / self.seconds if self.done else 0.0
-        counts = {"total": self.total, "done": self.done, "skipped": self.skipped}
+        counts = {"total": self.total, "done": self.done, "doubtful": self.doubtful, "skipped": self.skipped}
         failures = {"failed": dict(self.failed), "failed_before": dict(self.failed_before)}
         left = self.total - self.done - self.skipped - self.failed.total() - self.failed_before.total()
         times = {"seconds": round(self.seconds, 1), "items_per_hour": round(rate, 1)}
@@ -72,7 +74,8 @@ class Summary:
     def text(self, out: Path) -> str:
         """One paragraph for a person."""
         r = self.record()
-        parts = [f"{self.done} done", f"{self.skipped} done before"]
+        doubtful = f" ({self.doubtful} of them doubtful)" if self.doubtful else ""
+        parts = [f"{self.done} done{doubtful}", f"{self.skipped} done before"]
         if self.failed:
             parts.append(f"{self.failed.total()} failed ({_counted(self.failed)})")
         if self.failed_before:
@@ -237,6 +240,7 @@ class Run:
             failure_path(self.out, item).unlink(missing_ok=True)
             with self._lock:
                 self.summary.done += 1
+                self.summary.doubtful += bool(result.get("doubts"))
                 for stage, seconds in result.get("seconds", {}).items():
                     self.summary.stages[stage] = self.summary.stages.get(stage, 0.0) + seconds
                 self._bar.update()

@@ -166,3 +166,15 @@ def test_settings_that_make_no_sense(tmp_path: Path, options: list[str], words: 
     cache, uids = write_cache(tmp_path / "cache", brackets(1)), write_list(tmp_path, ["00bracket"])
     refused = render(cache, uids, tmp_path / "out", *options)
     assert refused.returncode == 2 and words in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_what_is_doubtful_is_counted_and_strict_fails_it(tmp_path: Path) -> None:
+    cache, uids = write_cache(tmp_path / "cache", brackets(1)), write_list(tmp_path, ["00bracket"])
+    counted = render(cache, uids, tmp_path / "out", "--min-coverage", "0.8")
+    assert counted.returncode == 0 and "1 done (1 of them doubtful)" in counted.stdout
+    with CaptureReader(capture_path(tmp_path / "out", "00bracket")) as reader:
+        assert reader.record["doubts"] == ["2 of 2 views show almost nothing"]
+        assert [view["doubts"] for view in reader.view_records] == [["small"], ["small"]]
+    strict = render(cache, uids, tmp_path / "strict", "--min-coverage", "0.8", "--strict")
+    assert strict.returncode == 1 and "1 failed (1 doubtful)" in strict.stdout
+    assert "almost nothing" in (tmp_path / "strict" / "failures" / "00bracket.json").read_text()
