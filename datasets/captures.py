@@ -258,6 +258,10 @@ class CaptureReader:
         """(H, W) float32 planar depth in object units, 0 where nothing is hit."""
         return self.picture("depth", view).astype(np.float32) * np.float32(self.depth_scale)
 
+    def preview(self) -> bytes:
+        """WebP bytes of the contact sheet."""
+        return self._entry("preview.webp")
+
     def geometry(self) -> Geometry:
         """Surface points, normals and the solid."""
         content = self._entry("geometry.npz")

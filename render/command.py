@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +15,16 @@ from typing import Any
 from datasets.captures import capture_path
 from datasets.catalogue import Catalogue, CatalogueError, record
 from render.devices import require
+from render.estimate import Plan, prediction, spread, try_assets
+from render.report import ReportConfig, write_report
 from render.settings import Settings
 from turntable import config
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK
 from turntable.jobs import ItemError, Limits, Worker
 from turntable.runs import Run, remaining
+
+TRIAL_ASSETS, TRIAL_VIEWS = 5, 3
+"""What a dry run renders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +42,8 @@ class RenderConfig:
     """Reasons of earlier failures to try again (crash, timeout, …; all), beside those that always are."""
     strict: bool = False
     """Assets about which anything is doubtful (see the thresholds) fail with the reason `doubtful`."""
+    dry_run: bool = False
+    """Render a few views of a few assets, into a temporary folder, and predict time, disk and GPU hours for all."""
     settings: Settings = field(default_factory=Settings)
     """How to render."""
     limits: Limits = field(default_factory=Limits)
@@ -78,11 +88,32 @@ def make_workers(options: RenderConfig, module: str = "render.worker") -> list[W
     ]
 
 
+def predict(options: RenderConfig, catalogue: Catalogue, todo: Sequence[str]) -> str:
+    """What rendering `todo` would take, from a trial."""
+    views = min(TRIAL_VIEWS, options.settings.views)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = dataclasses.replace(options.settings, views=views)
+        trial = dataclasses.replace(options, out=Path(folder), settings=settings, strict=False)
+        workers = make_workers(trial)
+        try:
+            started = time.monotonic()
+            workers[0].start()
+            start_s = time.monotonic() - started
+            chosen = [todo[place] for place in spread(len(todo), TRIAL_ASSETS)]
+            trials, failed = try_assets(chosen, job_maker(trial, catalogue), workers[0], views)
+        finally:
+            workers[0].close()
+    return prediction(trials, failed, Plan(len(todo), options.settings.views, len(workers), options.gpus, start_s))
+
+
 def render(options: RenderConfig, catalogue: Catalogue, uids: Sequence[str]) -> int:
     """Renders what of `uids` is missing in `options.out` -> the command's exit code."""
     todo, summary = remaining(options.out, uids, lambda uid: capture_path(options.out, uid), options.retry)
     if todo and options.gpus:
         require(options.gpus)
+    if options.dry_run:
+        print(predict(options, catalogue, todo) if todo else f"nothing is left to do in {options.out}")
+        return EXIT_OK
     # Only what decides a capture's content must stay the same between the runs that fill one folder.
     free = set(vars(options)) - {"settings"}
     config.claim_folder(options.out, options, free)
@@ -94,4 +125,6 @@ def render(options: RenderConfig, catalogue: Catalogue, uids: Sequence[str]) -> 
     )
     summary = run(todo, summary, unit="asset")
     print(summary.text(options.out))
+    if (options.out / "items.txt").exists():
+        print(f"what to look at first: {write_report(ReportConfig(options.out))}")
     return EXIT_OK if summary.all_done else EXIT_ITEMS_FAILED

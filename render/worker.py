@@ -88,7 +88,8 @@ def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], 
     captures.write_capture(job.out, capture)
     clock.append(time.perf_counter())
     stages = ("import", "views", "geometry and writing")
-    return {"seconds": {stage: clock[i + 1] - clock[i] for i, stage in enumerate(stages)}, "doubts": doubts}
+    seconds = {stage: clock[i + 1] - clock[i] for i, stage in enumerate(stages)}
+    return {"seconds": seconds, "counts": {"views": len(views)}, "doubts": doubts}
 
 
 def _views(job: Job, studio: Studio, beat: Callable[[str], None]) -> tuple[list[captures.View], list[np.ndarray]]:

@@ -61,9 +61,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def figure(picture: np.ndarray, caption: str, extension: str = ".webp") -> str:
     """An HTML figure with the picture inside the page, so that the page can be sent alone."""
     kind = {".webp": "webp", ".png": "png", ".jpg": "jpeg"}[extension]
-    data = base64.b64encode(encode_picture(picture, extension)).decode()
+    return encoded_figure(encode_picture(picture, extension), kind, caption)
+
+
+def encoded_figure(picture: bytes, kind: str, caption: str) -> str:
+    """An HTML figure of an encoded picture; `kind` is the MIME subtype: webp, png, jpeg."""
+    data = base64.b64encode(picture).decode()
     return (
-        f'<figure><img src="data:image/{kind};base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+        f'<figure><img loading=lazy src="data:image/{kind};base64,{data}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
 
 

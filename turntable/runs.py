@@ -5,6 +5,7 @@ again does what is missing and tries again what is retryable.
 
     <out>/items.txt             the file that each item leaves, a line an item
     <out>/failures/<item>.json  uid, reason, message, and the end of the worker's log where there is one
+    <out>/doubts/<item>.json    uid, doubts: of a done item that its worker has doubts about
     <out>/logs/                 what workers print
     <out>/summary.json          the last run's counts
 """
@@ -52,6 +53,8 @@ class Summary:
     """Reason -> items that failed before and were not tried again."""
     doubtful: int = 0
     """Of those done by this run, the ones that their workers have doubts about (`{"doubts": […]}` in what a job returns)."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """What the items done by this run hold, where workers tell (`{"counts": {"views": 12}}` in what a job returns)."""
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     """Stage -> seconds that workers spent in it, where they tell (`{"seconds": {stage: …}}` in what a job returns)."""
@@ -68,8 +71,9 @@ class Summary:
         failures = {"failed": dict(self.failed), "failed_before": dict(self.failed_before)}
         left = self.total - self.done - self.skipped - self.failed.total() - self.failed_before.total()
         times = {"seconds": round(self.seconds, 1), "items_per_hour": round(rate, 1)}
+        rates = {"per_second": {name: round(n / self.seconds, 3) for name, n in self.counts.items() if self.seconds}}
         stages = {"worker_seconds": {stage: round(seconds, 1) for stage, seconds in self.stages.items()}}
-        return {**counts, **failures, "left": left, **times, **stages}
+        return {**counts, **failures, "left": left, **times, **rates, **stages}
 
     def text(self, out: Path) -> str:
         """One paragraph for a person."""
@@ -86,9 +90,13 @@ class Summary:
             )
         if r["left"]:
             parts.append(f"{r['left']} not reached")
-        rate = f"; {r['items_per_hour']:g} items an hour" if self.done else ""
+        rates = [f"{r['items_per_hour']:g} items an hour"] if self.done else []
+        rates += [f"{rate:.2f} {name} a second" for name, rate in r["per_second"].items()]
+        total = sum(self.stages.values())
+        shares = [f"{name} {100 * seconds / total:.0f} %" for name, seconds in self.stages.items()] if total else []
         where = f"\nfailures are in {out / 'failures'}" if self.failed or self.failed_before else ""
-        return f"{self.total} items: {', '.join(parts)} in {self.seconds:.0f} s{rate}{where}"
+        ended = f"{self.total} items: {', '.join(parts)} in {self.seconds:.0f} s"
+        return "; ".join([ended, *rates]) + (f"\nworkers' time: {', '.join(shares)}" if shares else "") + where
 
 
 def _counted(reasons: Counter[str]) -> str:
@@ -98,6 +106,11 @@ def _counted(reasons: Counter[str]) -> str:
 def failure_path(out: Path, item: str) -> Path:
     """Where the reason of an item's failure is written."""
     return out / "failures" / f"{item}.json"
+
+
+def doubts_path(out: Path, item: str) -> Path:
+    """Where what is doubtful about a done item is written."""
+    return out / "doubts" / f"{item}.json"
 
 
 def remaining(
@@ -238,9 +251,13 @@ class Run:
             self._record_failure(item, error)
         else:
             failure_path(self.out, item).unlink(missing_ok=True)
+            doubts = result.get("doubts")
+            if doubts:
+                write_json(doubts_path(self.out, item), {"uid": item, "doubts": doubts})
             with self._lock:
                 self.summary.done += 1
-                self.summary.doubtful += bool(result.get("doubts"))
+                self.summary.doubtful += bool(doubts)
+                self.summary.counts.update(result.get("counts", {}))
                 for stage, seconds in result.get("seconds", {}).items():
                     self.summary.stages[stage] = self.summary.stages.get(stage, 0.0) + seconds
                 self._bar.update()
