@@ -19,7 +19,8 @@ class CatalogueError(UserError):
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
-        """`not-found`: there is no such thing, another try is of no use. `download`: it did not arrive, or arrived damaged."""
+        """`not-found`: there is no such thing, another try is of no use. `download`: it did not arrive, or arrived damaged.
+        `outside`: it lies outside the folder that was given."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Asset:
     """Name to attribute it to; may be empty."""
     source_url: str
     """Page it came from; may be empty."""
+    path: str = ""
+    """Its path below the user's own folder, with / between; empty where the catalogue has no such folder."""
 
 
 class Catalogue(Protocol):

@@ -38,6 +38,8 @@ class RenderConfig:
     workers_per_gpu: int = 0
     """Blender processes a GPU; with --gpus 0, processes in all, which share the cores evenly. 0 = one a GPU, or one for every
     four cores."""
+    prefetch: int = 0
+    """Assets that are fetched ahead of the workers, that many at once; 0 = two a worker."""
     retry: tuple[str, ...] = ()
     """Reasons of earlier failures to try again (crash, timeout, …; all), beside those that always are."""
     strict: bool = False
@@ -50,8 +52,9 @@ class RenderConfig:
     """What a worker may take."""
 
     def __post_init__(self) -> None:
-        if self.gpus < 0 or self.workers_per_gpu < 0:
-            raise ValueError(f"gpus and workers_per_gpu must be 0 or more, got {self.gpus}, {self.workers_per_gpu}")
+        for name in ("gpus", "workers_per_gpu", "prefetch"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
 
 def job_maker(options: RenderConfig, catalogue: Catalogue) -> Callable[[str], dict[str, Any]]:
@@ -122,6 +125,8 @@ def render(options: RenderConfig, catalogue: Catalogue, uids: Sequence[str]) -> 
         job_maker(options, catalogue),
         lambda uid: capture_path(options.out, uid),
         make_workers(options),
+        options.prefetch,
+        catalogue.release,
     )
     summary = run(todo, summary, unit="asset")
     print(summary.text(options.out))

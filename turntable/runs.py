@@ -144,11 +144,19 @@ class Run:
         prepare: Callable[[str], dict[str, Any]],
         output: Callable[[str], Path],
         workers: Sequence[Worker],
+        ahead: int = 0,
+        finished: Callable[[str], None] = lambda item: None,
     ) -> None:
-        """`prepare` makes an item's job (it may download, and raise `ItemError`); `output` is the file that a done item leaves."""
-        self.out, self.prepare, self.output, self.workers = out, prepare, output, workers
+        """`prepare` makes an item's job (it may download, and raise `ItemError`); `output` is the file that a done item leaves.
+
+        At most `ahead` items (0 = two a worker) are being prepared, each by a thread of its own, or wait prepared for a worker.
+        `finished` is told each item that is done or has failed for good, so that what `prepare` brought can go.
+        """
+        self.out, self.prepare, self.output, self.workers, self.finished = out, prepare, output, workers, finished
+        self.ahead = ahead or 2 * len(workers)
         self._waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._ready: queue.Queue[tuple[str, dict[str, Any] | BaseException]] = queue.Queue(2 * len(workers))
+        self._ready: queue.SimpleQueue[tuple[str, dict[str, Any] | BaseException]] = queue.SimpleQueue()
+        self._places = threading.Semaphore(self.ahead)
         self._unclaimed = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -181,7 +189,7 @@ class Run:
 
     def _drive_all(self, count: int) -> None:
         threads = [threading.Thread(target=self._drive, args=(worker,)) for worker in self.workers[:count]]
-        feeders = [threading.Thread(target=self._feed, daemon=True) for _ in threads]
+        feeders = [threading.Thread(target=self._feed, daemon=True) for _ in range(min(self.ahead, count))]
         try:
             for thread in threads + feeders:
                 thread.start()
@@ -209,7 +217,9 @@ class Run:
 
     def _feed(self) -> None:
         """One thread: prepares jobs ahead of the workers, so that none waits for a download."""
-        while not self._stop.is_set():
+        while not self._stop.is_set() and not self._waiting.empty():
+            if not self._places.acquire(timeout=0.2):
+                continue
             try:
                 item = self._waiting.get_nowait()
             except queue.Empty:
@@ -218,7 +228,7 @@ class Run:
                 job: dict[str, Any] | BaseException = self.prepare(item)
             except BaseException as error:
                 job = error
-            self._until_stopped(lambda: self._ready.put((item, job), timeout=0.2), queue.Full)  # noqa: B023 - at once
+            self._ready.put((item, job))
 
     def _claim(self) -> tuple[str, dict[str, Any] | BaseException] | None:
         """The next prepared job; None when every one is claimed, or the run is being stopped."""
@@ -226,12 +236,11 @@ class Run:
             if not self._unclaimed:
                 return None
             self._unclaimed -= 1
-        return self._until_stopped(lambda: self._ready.get(timeout=0.2), queue.Empty)
-
-    def _until_stopped(self, attempt: Callable[[], Any], not_yet: type[Exception]) -> Any:
         while not self._stop.is_set():
-            with contextlib.suppress(not_yet):
-                return attempt()
+            with contextlib.suppress(queue.Empty):
+                claimed = self._ready.get(timeout=0.2)
+                self._places.release()
+                return claimed
         return None
 
     def _finish(self, item: str, job: dict[str, Any] | BaseException, worker: Worker) -> None:
@@ -249,6 +258,7 @@ class Run:
             if error.reason == "disk-full":
                 raise DiskFullError(0, str(error)) from error
             self._record_failure(item, error)
+            self.finished(item)
         else:
             failure_path(self.out, item).unlink(missing_ok=True)
             doubts = result.get("doubts")
@@ -261,6 +271,7 @@ class Run:
                 for stage, seconds in result.get("seconds", {}).items():
                     self.summary.stages[stage] = self.summary.stages.get(stage, 0.0) + seconds
                 self._bar.update()
+            self.finished(item)
 
     def _start(self, worker: Worker) -> None:
         """The first worker starts alone: what is compiled or cached once is there for the others, and an error shows once."""
