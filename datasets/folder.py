@@ -76,7 +76,8 @@ class Folder:
             path = inside(self.folder, relative)
         except UserError as error:
             raise CatalogueError(
-                f"{self.folder}/{relative}: a link that leads out of {self.folder}; put the file itself there", "outside"
+                f"{self.folder}/{relative}: a link that leads out of {self.folder}; put the file itself there",
+                "outside",
             ) from error
         if not path.is_file():
             raise CatalogueError(f"{path}: no such file any more", "not-found")
@@ -125,9 +126,7 @@ def printable(relative: str) -> str:
     return os.fsencode(relative).decode("utf-8", "backslashreplace")
 
 
-def _assets_below(
-    folder: Path, suffixes: Sequence[str], include: Sequence[str], exclude: Sequence[str]
-) -> list[str]:
+def _assets_below(folder: Path, suffixes: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> list[str]:
     """Relative paths, sorted. None at all is a `UserError` that says what there is instead."""
     if not folder.is_dir():
         kind = "a file, not a folder" if folder.exists() else "no such folder"

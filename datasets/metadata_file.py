@@ -50,7 +50,9 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
         if "path" not in reader.fieldnames:
-            raise UserError(f"{path}: its first line names no column `path`, but {reader.fieldnames}; see docs/formats.md")
+            raise UserError(
+                f"{path}: its first line names no column `path`, but {reader.fieldnames}; see docs/formats.md"
+            )
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:

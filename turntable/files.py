@@ -60,8 +60,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Atomically replaces `path` by `text` in UTF-8."""
-    write_bytes(path, text.encode())
+    """Atomically replaces `path` by `text` in UTF-8; what of a file's name is no UTF-8 becomes \\udcff and the like."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
