@@ -160,6 +160,7 @@ class Run:
         self._unclaimed = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._ended = threading.Semaphore(0)
         self._first_start = threading.Lock()
         self._one_runs = False
         self._fatal: BaseException | None = None
@@ -193,9 +194,10 @@ class Run:
         try:
             for thread in threads + feeders:
                 thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.2)  # a plain join would not let Ctrl-C through
+            for _ in threads:
+                # Not Thread.join: Ctrl-C during it makes Python 3.11 take a running thread for ended, and leave without it.
+                while not self._ended.acquire(timeout=0.2):
+                    pass
         finally:
             self._stop.set()
             for worker in self.workers:
@@ -214,6 +216,8 @@ class Run:
         except BaseException as error:
             worker.kill()
             self._fail_run(error)
+        finally:
+            self._ended.release()
 
     def _feed(self) -> None:
         """One thread: prepares jobs ahead of the workers, so that none waits for a download."""
