@@ -17,7 +17,7 @@ from datasets.catalogue import Catalogue, CatalogueError, record
 from render.devices import require
 from render.estimate import Plan, prediction, spread, try_assets
 from render.report import ReportConfig, write_report
-from render.settings import Settings
+from render.settings import Settings, complete
 from turntable import config
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK
 from turntable.jobs import ItemError, Limits, Worker
@@ -93,7 +93,7 @@ def make_workers(options: RenderConfig, module: str = "render.worker") -> list[W
 
 def predict(options: RenderConfig, catalogue: Catalogue, todo: Sequence[str]) -> str:
     """What rendering `todo` would take, from a trial."""
-    views = min(TRIAL_VIEWS, options.settings.views)
+    views = min(TRIAL_VIEWS, options.settings.view_count)
     with tempfile.TemporaryDirectory() as folder:
         settings = dataclasses.replace(options.settings, views=views)
         trial = dataclasses.replace(options, out=Path(folder), settings=settings, strict=False)
@@ -106,11 +106,12 @@ def predict(options: RenderConfig, catalogue: Catalogue, todo: Sequence[str]) ->
             trials, failed = try_assets(chosen, job_maker(trial, catalogue), workers[0], views)
         finally:
             workers[0].close()
-    return prediction(trials, failed, Plan(len(todo), options.settings.views, len(workers), options.gpus, start_s))
+    return prediction(trials, failed, Plan(len(todo), options.settings.view_count, len(workers), options.gpus, start_s))
 
 
 def render(options: RenderConfig, catalogue: Catalogue, uids: Sequence[str]) -> int:
     """Renders what of `uids` is missing in `options.out` -> the command's exit code."""
+    options = dataclasses.replace(options, settings=complete(options.settings))
     todo, summary = remaining(options.out, uids, lambda uid: capture_path(options.out, uid), options.retry)
     if todo and options.gpus:
         require(options.gpus)

@@ -17,6 +17,7 @@ from mathutils import Matrix
 
 from datasets.captures import decode_png
 from render.lights import AreaLight, Lights
+from render.rigs import Camera
 from render.settings import Settings
 from turntable import cameras
 from turntable.jobs import ItemError
@@ -34,7 +35,7 @@ class Studio:
         self.scene = bpy.context.scene
         self._scratch = tempfile.TemporaryFile(dir=_memory_folder())  # noqa: SIM115 - closed with the studio
         self.path = Path(f"/dev/fd/{self._scratch.fileno()}")
-        self._camera = _add_camera(settings.shell.fov_deg)
+        self._camera = _add_camera()
         _light_scene(lights)
         _set_up(self.scene, settings.resolution, device)
         self.scene.render.threads_mode = "FIXED" if threads else "AUTO"
@@ -46,7 +47,7 @@ class Studio:
     def __exit__(self, *_: object) -> None:
         self._scratch.close()
 
-    def colour(self, world_from_camera: np.ndarray, noise_seed: int) -> np.ndarray:
+    def colour(self, camera: Camera, noise_seed: int) -> np.ndarray:
         """(H, W, 4) uint8, straight alpha, sRGB."""
         cycles, image = self.scene.cycles, self.scene.render.image_settings
         cycles.samples, cycles.seed = self.settings.samples, noise_seed
@@ -55,10 +56,10 @@ class Studio:
         cycles.max_bounces = 6
         self.scene.use_nodes = False
         image.file_format, image.color_mode, image.color_depth, image.compression = "PNG", "RGBA", "8", 0
-        self._render(world_from_camera)
+        self._render(camera)
         return decode_png(self.path.read_bytes())
 
-    def geometry(self, world_from_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def geometry(self, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
         """Planar depth (H, W) float32 in object units, 0 where nothing is hit, and shading normals (H, W, 3) in the world frame."""
         cycles, image = self.scene.cycles, self.scene.render.image_settings
         cycles.samples, cycles.seed, cycles.use_denoising = 1, 0, False
@@ -66,14 +67,14 @@ class Studio:
         cycles.max_bounces = 0
         _hand_over_geometry(self.scene)
         image.file_format, image.color_mode, image.color_depth, image.exr_codec = "OPEN_EXR", "RGBA", "32", "NONE"
-        self._render(world_from_camera)
+        self._render(camera)
         normal_and_depth = _read_floats(self.path)
         depth = normal_and_depth[..., 3]
         hit = (depth > 0) & (depth < _NOTHING_HIT)
         return np.where(hit, depth, 0), normal_and_depth[..., :3] * hit[..., None]
 
-    def _render(self, world_from_camera: np.ndarray) -> None:
-        self._camera.matrix_world = Matrix(cameras.homogeneous(world_from_camera).tolist())
+    def _render(self, camera: Camera) -> None:
+        _aim(self._camera, camera)
         self.scene.render.filepath = str(self.path)
         try:
             bpy.ops.render.render(write_still=True)
@@ -86,14 +87,26 @@ def _memory_folder() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def _add_camera(fov_deg: float) -> bpy.types.Object:
+def _add_camera() -> bpy.types.Object:
     data = bpy.data.cameras.new("camera")
-    data.sensor_fit, data.angle = "HORIZONTAL", float(np.deg2rad(fov_deg))
-    data.clip_start, data.clip_end = 0.01, 100.0
+    data.sensor_fit = "HORIZONTAL"
+    # Nearer than `fitting.NEAREST` and farther than any rig goes.
+    data.clip_start, data.clip_end = 0.01, 2000.0
     camera = bpy.data.objects.new("camera", data)
     bpy.context.scene.collection.objects.link(camera)
     bpy.context.scene.camera = camera
     return camera
+
+
+def _aim(blender_camera: bpy.types.Object, camera: Camera) -> None:
+    """Pose and lens of our camera. Where a pixel is not square in angle (fx and fy differ), Blender's pixel aspect says so."""
+    fx, fy, cx, cy = camera.intrinsics.tolist()
+    data, render = blender_camera.data, bpy.context.scene.render
+    render.pixel_aspect_x, render.pixel_aspect_y = max(1.0, fy / fx), max(1.0, fx / fy)
+    data.lens = fx * data.sensor_width
+    # A shift moves the window over the world, so the principal point goes the other way; both are in sensor widths.
+    data.shift_x, data.shift_y = 0.5 - cx, (cy - 0.5) * fx / fy
+    blender_camera.matrix_world = Matrix(cameras.homogeneous(camera.world_from_camera).tolist())
 
 
 def _light_scene(lights: Lights) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from render.checks import Thresholds
 from render.lights import Lighting
-from render.rigs import Shell
+from render.rigs import Rig, count, settled
 
 
 @dataclass(frozen=True)
 class Settings:
     """How an asset is rendered. The same asset, settings and versions give the same bytes."""
 
-    views: int = 32
-    """Pictures an asset."""
+    views: int | None = None
+    """Pictures an asset; default: 32, and with --rig zero123plus or list as many as it has."""
     resolution: int = 512
     """Side of the square pictures, pixels."""
     samples: int = 16
@@ -23,7 +24,7 @@ class Settings:
     """Whether the colour pictures are denoised (OpenImageDenoise, fast)."""
     seed: int = 0
     """Of lights (with the uid) and cameras (with the uid and the view)."""
-    shell: Shell = field(default_factory=Shell)
+    rig: Rig = field(default_factory=Rig)
     """Where the cameras are."""
     lighting: Lighting = field(default_factory=Lighting)
     """Where the lights are."""
@@ -31,7 +32,7 @@ class Settings:
     """When a view is doubtful."""
 
     def __post_init__(self) -> None:
-        if self.views < 1:
+        if self.views is not None and self.views < 1:
             raise ValueError(f"views must be at least 1, got {self.views}")
         if not 16 <= self.resolution <= 4096:
             raise ValueError(f"resolution must lie in [16, 4096], got {self.resolution}")
@@ -41,6 +42,12 @@ class Settings:
             raise ValueError(f"seed must lie in [0, 2³²), got {self.seed}")
 
     @property
-    def depth_scale(self) -> float:
-        """Object units a step of the 16-bit depth: the farthest point that can be seen is just below its end."""
-        return (self.shell.distance[1] + 1.05) / 65535
+    def view_count(self) -> int:
+        """Pictures an asset."""
+        return count(self.rig, self.views)
+
+
+def complete(settings: Settings) -> Settings:
+    """`settings` with every value stated and every file that they name read: what workers get and captures record."""
+    rig = settled(settings.rig)
+    return dataclasses.replace(settings, rig=rig, views=count(rig, settings.views))

@@ -17,7 +17,7 @@ import bpy
 import numpy as np
 
 from datasets import captures
-from render import checks, devices, lights, rigs, scene
+from render import checks, devices, fitting, lights, rigs, scene
 from render.passes import Studio
 from render.settings import Settings
 from turntable import cameras, framing, geometry, report
@@ -59,8 +59,11 @@ def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], 
     device = devices.choose(gpu)  # a fresh scene comes with fresh preferences, in which no GPU is chosen
     settings = job.settings
     lighting = lights.draw(settings.lighting, settings.seed, job.uid)
+    drawn = rigs.draw(settings.rig, settings.view_count, settings.seed, job.uid)
+    fitted = fitting.fitted(settings.rig, drawn, vertices)
+    depth_scale = rigs.depth_scale([camera for camera, _ in fitted])
     with Studio(settings, lighting, device, threads) as studio:
-        views, pictures = _views(job, studio, beat)
+        views, pictures = _views(job, studio, fitted, depth_scale, beat)
     if not any(view.record["hit"] for view in views):
         raise ItemError("empty", f"{job.asset}: nothing of it is seen in any of {len(views)} views")
     doubts = checks.asset_doubts([view.record for view in views], asset)
@@ -84,7 +87,7 @@ def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], 
     }
     size = settings.resolution
     preview = _contact_sheet(pictures)
-    capture = captures.Capture(job.uid, size, size, settings.depth_scale, views, shape, preview, record)
+    capture = captures.Capture(job.uid, size, size, depth_scale, views, shape, preview, record)
     captures.write_capture(job.out, capture)
     clock.append(time.perf_counter())
     stages = ("import", "views", "geometry and writing")
@@ -92,26 +95,27 @@ def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], 
     return {"seconds": seconds, "counts": {"views": len(views)}, "doubts": doubts}
 
 
-def _views(job: Job, studio: Studio, beat: Callable[[str], None]) -> tuple[list[captures.View], list[np.ndarray]]:
+def _views(
+    job: Job, studio: Studio, fitted: list[tuple[rigs.Camera, float]], depth_scale: float, beat: Callable[[str], None]
+) -> tuple[list[captures.View], list[np.ndarray]]:
     """Every view, encoded, and its colour picture (H, W, 4) uint8. All colour first: changing passes costs a scene update."""
     settings = job.settings
-    intrinsics = cameras.intrinsics_from_fov(settings.shell.fov_deg)
-    poses = [rigs.shell_camera(settings.shell, settings.seed, job.uid, view) for view in range(settings.views)]
     pictures = []
-    for index, pose in enumerate(poses):
-        beat(f"view {index + 1} of {len(poses)}")
+    for index, (camera, _) in enumerate(fitted):
+        beat(f"view {index + 1} of {len(fitted)}")
         noise = int(rigs.stream(settings.seed, job.uid, f"noise {index}").integers(2**31))
-        pictures.append(studio.colour(pose, noise))
+        pictures.append(studio.colour(camera, noise))
     views = []
-    for index, (pose, rgba) in enumerate(zip(poses, pictures, strict=True)):
-        beat(f"geometry of view {index + 1} of {len(poses)}")
-        depth, normal = studio.geometry(pose)
+    for index, ((camera, factor), rgba) in enumerate(zip(fitted, pictures, strict=True)):
+        beat(f"geometry of view {index + 1} of {len(fitted)}")
+        depth, normal = studio.geometry(camera)
         images = {
             "rgba": captures.encode_png(rgba),
-            "depth": captures.encode_depth(depth, settings.depth_scale),
+            "depth": captures.encode_depth(depth, depth_scale),
             "normal": captures.encode_normal(normal, depth > 0),
         }
-        views.append(captures.View(pose, intrinsics, images, checks.check_view(rgba, depth, settings.thresholds)))
+        found = checks.check_view(rgba, depth, settings.thresholds) | {"fit_factor": factor}
+        views.append(captures.View(camera.world_from_camera, camera.intrinsics, images, found))
     return views, pictures
 
 
@@ -127,7 +131,8 @@ def _warm_up(gpu: int | None) -> None:
     bpy.ops.wm.read_factory_settings(use_empty=True)
     settings = Settings(views=1, resolution=16, samples=1, denoise=False)
     with Studio(settings, lights.Lights(1.0, ()), devices.choose(gpu)) as studio:
-        studio.colour(cameras.look_at(np.array([0.0, -3.0, 0.0])), 0)
+        pose = cameras.look_at(np.array([0.0, -3.0, 0.0]))
+        studio.colour(rigs.Camera(pose, cameras.intrinsics_from_fov(50)), 0)
 
 
 def main() -> None:

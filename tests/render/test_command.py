@@ -160,7 +160,12 @@ def test_a_gpu_renders_what_the_cpu_renders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--views", "0"], "views"), (["--gpus", "-1"], "gpus"), (["--fov-deg", "20"], "cuts the object off")],
+    [
+        (["--views", "0"], "views"),
+        (["--gpus", "-1"], "gpus"),
+        (["--fov-deg", "0"], "fov_deg"),
+        (["--rig", "zero123plus", "--views", "7"], "at most 6"),
+    ],
 )
 def test_settings_that_make_no_sense(tmp_path: Path, options: list[str], words: str) -> None:
     cache, uids = write_cache(tmp_path / "cache", brackets(1)), write_list(tmp_path, ["00bracket"])
