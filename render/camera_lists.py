@@ -11,7 +11,6 @@ A camera is 16 numbers: world_from_camera (3×4) row by row, then the normalised
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +133,7 @@ def _number(entry: dict[str, Any], name: str) -> float:
 
 
 def _finite(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # A JSON integer may be too large for any float; 1e300 is more than enough.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         raise ValueError(f"{name} must be a finite number, found {value!r:.40}")
     return float(value)

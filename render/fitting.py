@@ -10,6 +10,8 @@ from render.rigs import Camera, Rig, settled
 
 NEAREST = 0.05
 """Object units that everything keeps before the camera's plane, however it is fitted."""
+BORDER_PX = 2.0
+"""Pixels at every border that a fitted asset leaves free: the colour filter spreads it by less than one, the denoiser by one."""
 
 
 def needed_retreat(camera: Camera, points: np.ndarray, margin: float) -> float:
@@ -52,10 +54,11 @@ def refit(camera: Camera, points: np.ndarray, margin: float, shrink: bool = Fals
     return Camera(pose, camera.intrinsics), (distance + retreat) / distance
 
 
-def fitted(rig: Rig, drawn: Sequence[Camera], points: np.ndarray) -> list[tuple[Camera, float]]:
-    """Every camera as `rig.fit` says, and its factor."""
+def fitted(rig: Rig, drawn: Sequence[Camera], points: np.ndarray, resolution: int) -> list[tuple[Camera, float]]:
+    """Every camera as `rig.fit` says, and its factor, for pictures of `resolution` pixels a side."""
     rig = settled(rig)
     assert rig.fill
     if rig.fit == "off":
         return [(camera, 1.0) for camera in drawn]
-    return [refit(camera, points, (1 - rig.fill) / 2, rig.fit == "always") for camera in drawn]
+    margin = max((1 - rig.fill) / 2, BORDER_PX / resolution)
+    return [refit(camera, points, margin, rig.fit == "always") for camera in drawn]

@@ -60,7 +60,7 @@ def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], 
     settings = job.settings
     lighting = lights.draw(settings.lighting, settings.seed, job.uid)
     drawn = rigs.draw(settings.rig, settings.view_count, settings.seed, job.uid)
-    fitted = fitting.fitted(settings.rig, drawn, vertices)
+    fitted = fitting.fitted(settings.rig, drawn, vertices, settings.resolution)
     depth_scale = rigs.depth_scale([camera for camera, _ in fitted])
     with Studio(settings, lighting, device, threads) as studio:
         views, pictures = _views(job, studio, fitted, depth_scale, beat)

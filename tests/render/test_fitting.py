@@ -81,7 +81,7 @@ def test_fitting_always_fills_the_stated_share() -> None:
     for fill in (0.5, 0.9):
         rig = Rig(rig="hammersley", fit="always", fill=fill)
         points = asset(rng)
-        for moved, _ in fitted(rig, draw(rig, 20, 0, "a"), points):
+        for moved, _ in fitted(rig, draw(rig, 20, 0, "a"), points, 256):
             uv, _ = cameras.project(points, moved.world_from_camera, moved.intrinsics)
             assert 2 * abs(uv - 0.5).max() == pytest.approx(fill)
 
@@ -91,12 +91,20 @@ def test_fitting_is_off_for_lists_and_where_asked() -> None:
     near = draw(Rig(rig="ring", distance=(0.5, 0.5)), 4, 0, "a")
     numbers = tuple((*c.world_from_camera.reshape(-1).tolist(), *c.intrinsics.tolist()) for c in near)
     for rig in (Rig(rig="ring", distance=(0.5, 0.5), fit="off"), Rig(rig="list", listed=numbers)):
-        for (kept, factor), start in zip(fitted(rig, near, points), near, strict=True):
+        for (kept, factor), start in zip(fitted(rig, near, points, 256), near, strict=True):
             assert factor == 1 and np.array_equal(kept.world_from_camera, start.world_from_camera)
-    assert all(factor > 1 for _, factor in fitted(Rig(rig="list", listed=numbers, fit="enlarge"), near, points))
+    assert all(factor > 1 for _, factor in fitted(Rig(rig="list", listed=numbers, fit="enlarge"), near, points, 256))
 
 
 def test_no_room_for_the_margin() -> None:
     pose = cameras.look_at(np.array([0.0, -3.0, 0.0]))
     with pytest.raises(ValueError, match="must leave room"):
         needed_retreat(Camera(pose, np.array([1.0, 1.0, 0.05, 0.5])), np.zeros((1, 3)), 0.1)
+
+
+def test_small_pictures_keep_whole_pixels_free() -> None:
+    points = asset(np.random.default_rng(5))
+    rig = Rig(rig="ring", fit="always", fill=1.0)
+    for moved, _ in fitted(rig, draw(rig, 8, 0, "a"), points, 32):
+        uv, _ = cameras.project(points, moved.world_from_camera, moved.intrinsics)
+        assert uv.min() == pytest.approx(2 / 32) or uv.max() == pytest.approx(1 - 2 / 32)
