@@ -5,11 +5,15 @@ Chooses uids from the catalogue, gives each to a worker, and ends with a summary
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from datasets.catalogue import read_uids
 from datasets.objaverse import DEFAULT_CACHE, Objaverse
+from datasets.selection import Filters
+from datasets.spool import Spool
 from render.command import RenderConfig, render
 from turntable import config
 
@@ -19,28 +23,34 @@ class ObjaverseConfig(RenderConfig):
     """What to render, on what, and how."""
 
     uids: Path | None = None
-    """Text file, one uid a line; default: all of `classes`."""
-    classes: tuple[str, ...] = ()
-    """LVIS classes to render; with `uids`, only those of the list that are of these classes."""
-    licences: tuple[str, ...] = ()
-    """Licences to render, as Sketchfab abbreviates them (by, by-sa, cc0, …); default: any."""
+    """Text file, one uid a line; default: all that the filters let pass."""
+    everything: bool = False
+    """Render all of Objaverse, where neither uids nor a filter are named."""
+    filters: Filters = field(default_factory=Filters)
+    """Which objects to render."""
     cache: Path = DEFAULT_CACHE
     """Objaverse cache to read from and download into."""
     mirror: str | None = None
     """Folder or URL to download from instead of the public one."""
+    keep_assets: Literal["yes", "no"] = "yes"
+    """Whether downloaded objects stay in the cache. `no`: they lie in <out>/downloads while they are needed, so that `prefetch`
+    bounds the disk; what the cache has already stays as it is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.uids is None and not self.classes:
-            raise ValueError("name what to render: --uids FILE (one uid a line) or --classes chair sofa …")
+        if self.uids is None and not self.filters.active and not self.everything:
+            raise ValueError(
+                "name what to render: --uids FILE (one uid a line), --classes chair sofa …, another filter, or --everything"
+            )
 
 
 def main() -> int:
     """The command."""
     options = config.parse(ObjaverseConfig, "Render Objaverse's objects into captures.")
-    catalogue = Objaverse(options.cache, options.mirror)
-    listed = read_uids(options.uids) if options.uids else None
-    return render(options, catalogue, catalogue.select(listed, options.classes, options.licences))
+    with contextlib.closing(Spool(options.out / "downloads")) as spool:
+        catalogue = Objaverse(options.cache, options.mirror, spool=spool if options.keep_assets == "no" else None)
+        listed = read_uids(options.uids) if options.uids else None
+        return render(options, catalogue, catalogue.select(listed, options.filters))
 
 
 if __name__ == "__main__":

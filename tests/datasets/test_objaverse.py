@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,9 @@ import pytest
 from datasets.catalogue import CatalogueError, read_uids
 from datasets.download import Policy
 from datasets.objaverse import Objaverse
+from datasets.selection import Filters
 from tests.conftest import ROOT
+from tests.datasets.mirror import Mirror, breaks_after, hangs, ignores_range, refuse, send, serve
 from turntable.errors import UserError
 
 UID = "0" * 31 + "1"
@@ -42,83 +44,6 @@ def make_mirror(folder: Path, paths: dict[str, object] | None = None) -> Path:
     glb.parent.mkdir(parents=True)
     glb.write_bytes(GLB)
     return folder
-
-
-Answer = Callable[[BaseHTTPRequestHandler, bytes, int], None]
-
-
-class Mirror:
-    """A real HTTP server on the loopback. `script[path]` holds what to do with the next requests of a path; then it behaves."""
-
-    def __init__(self, folder: Path) -> None:
-        self.requests: list[tuple[str, str | None]] = []
-        self.script: dict[str, list[Answer]] = {}
-        self.headers: dict[str, str] = {}
-        mirror = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                asked = self.headers.get("Range")
-                mirror.requests.append((self.path, asked))
-                path = folder / self.path.lstrip("/")
-                if not path.is_file():
-                    return refuse(404)(self, b"", 0)
-                start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
-                queue = mirror.script.get(self.path, [])
-                (queue.pop(0) if queue else serve)(self, path.read_bytes(), start)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        Handler.extra = self.headers  # type: ignore[attr-defined]
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def ranges(self, path: str) -> list[str | None]:
-        return [asked for requested, asked in self.requests if requested == path]
-
-
-def send(handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: bytes) -> None:
-    handler.send_response(status)
-    for name, value in {**handler.extra, **headers}.items():  # type: ignore[attr-defined]
-        handler.send_header(name, value)
-    handler.end_headers()
-    handler.wfile.write(body)
-
-
-def serve(handler: BaseHTTPRequestHandler, content: bytes, start: int, cut: int | None = None) -> None:
-    """A well-behaved answer, or one that closes the connection after `cut` bytes of the body."""
-    if start >= len(content):
-        return refuse(416)(handler, content, start)
-    headers = {"Content-Length": str(len(content) - start)}
-    if start:
-        headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-    send(handler, 206 if start else 200, headers, content[start:][:cut])
-    handler.close_connection = cut is not None
-
-
-def breaks_after(cut: int) -> Answer:
-    return lambda handler, content, start: serve(handler, content, start, cut)
-
-
-def refuse(status: int, **headers: str) -> Answer:
-    extra = {"Content-Length": "0", **{k.replace("_", "-"): v for k, v in headers.items()}}
-    return lambda handler, content, start: send(handler, status, extra, b"")
-
-
-def ignores_range(handler: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
-    send(handler, 200, {"Content-Length": str(len(content))}, content)
-
-
-def hangs(handler: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
-    send(handler, 200, {"Content-Length": str(len(content))}, content[:1000])
-    handler.wfile.flush()
-    time.sleep(1.5)
-    handler.close_connection = True
 
 
 @pytest.fixture
@@ -369,7 +294,7 @@ def test_unknown_uid(tmp_path: Path) -> None:
             act("nonesuch")
         assert caught.value.reason == "not-found"
     # It stays in a selection, whatever the filters, so that a run reports it instead of dropping it silently.
-    assert catalogue.select(["nonesuch", UID, UID], ["chair"], ["by"]) == ["nonesuch", UID]
+    assert catalogue.select(["nonesuch", UID, UID], Filters(classes=("chair",), licences=("by",))) == ["nonesuch", UID]
 
 
 def test_selection_of_real_models(shared: Path) -> None:
@@ -377,24 +302,28 @@ def test_selection_of_real_models(shared: Path) -> None:
     uids = catalogue.select(None)
     assert len(uids) == len(set(uids)) == 632
     assert uids == sorted(uids)
-    seats = catalogue.select(None, ["chair", "sofa"])
+    seats = catalogue.select(None, Filters(classes=("chair", "sofa")))
     assert {catalogue.asset(u).lvis_class for u in seats} == {"chair", "sofa"}
-    free = catalogue.select(None, ["chair", "sofa"], ["cc0"])
+    free = catalogue.select(None, Filters(classes=("chair", "sofa"), licences=("cc0",)))
     assert 0 < len(free) < len(seats)
     assert set(free) == {u for u in seats if catalogue.asset(u).licence == "cc0"}
     assert all(catalogue.asset(u).creator and catalogue.asset(u).name for u in uids)
     listed = read_uids(shared / "objaverse/splits/furniture-train.txt")
     assert catalogue.select(listed) == listed
-    assert set(catalogue.select(listed, ["chair"])) == set(listed) & set(catalogue.select(None, ["chair"]))
+    chairs = Filters(classes=("chair",))
+    assert set(catalogue.select(listed, chairs)) == set(listed) & set(catalogue.select(None, chairs))
     assert all(catalogue.fetch(u).read_bytes()[:4] == b"glTF" for u in listed[:5])
 
 
 def test_selections_that_leave_nothing(shared: Path) -> None:
     catalogue = Objaverse(shared / "objaverse")
     with pytest.raises(UserError, match=r"class 'chairs': not among the 421 LVIS classes .*near: chair"):
-        catalogue.select(None, ["chairs"])
-    with pytest.raises(UserError, match=r"no asset is left of 39 .*the licences among them are by, cc0"):
-        catalogue.select(None, ["chair"], ["public-domain"])
+        catalogue.select(None, Filters(classes=("chairs",)))
+    with pytest.raises(
+        UserError,
+        match=r"0 of 39 assets chosen; --licences public-domain left out 39; their licences are by .*cc0 .*widen",
+    ):
+        catalogue.select(None, Filters(classes=("chair",), licences=("public-domain",)))
 
 
 def test_read_uids(tmp_path: Path) -> None:

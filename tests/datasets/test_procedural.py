@@ -38,6 +38,7 @@ from datasets.furniture.shapes import (
 )
 from datasets.objaverse import Objaverse
 from datasets.procedural import Kind, Order, ProceduralConfig, orders, write_set
+from datasets.selection import Filters
 from tests.conftest import ROOT
 from turntable.geometry import surface_grid
 
@@ -221,7 +222,7 @@ def test_the_catalogue_reads_it(tmp_path: Path) -> None:
     settings = ProceduralConfig(tmp_path, count=20)
     write_set(settings)
     catalogue = Objaverse(tmp_path, str(tmp_path / "no mirror"))
-    uids = catalogue.select(None, licences=["cc0"])
+    uids = catalogue.select(None, Filters(licences=("cc0",)))
     assert len(uids) == 20
     assert all(len(uid) == 32 and set(uid) <= set("0123456789abcdef") for uid in uids)
     assert {catalogue.asset(uid).creator for uid in uids} == {"Turntable"}
