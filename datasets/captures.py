@@ -2,9 +2,7 @@
 
     <out>/<uid[:2]>/<uid>.zip
         transforms.json      cameras in the NeRF convention (nerfstudio, instant-ngp), extended under "turntable"
-        rgba/000.png …       8-bit straight alpha, sRGB
-        depth/000.png …      16-bit, planar z = value × depth_scale in object units, 0 where nothing is hit
-        normal/000.png …     8-bit, unit shading normal in the normalised world frame = value / 127.5 - 1, black where nothing is hit
+        <pass>/000.png …     one picture a view and pass, see datasets.pictures
         geometry.npz         points (N, 3) float32, normals (N, 3) float16, solid (262144,) uint8 (see turntable.geometry)
         preview.webp         contact sheet
 
@@ -24,23 +22,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from datasets.pictures import MAX_PICTURE_SIDE, PASS_CHANNELS, POSITION_OFFSET, POSITION_SCALE, decode_png
 from turntable import cameras
 from turntable.errors import UserError
 from turntable.files import atomic_path
 from turntable.geometry import Geometry, pack_solid, unpack_solid
 
-FORMAT_VERSION = 1
-PASS_CHANNELS = {"rgba": (4, np.uint8), "depth": (1, np.uint16), "normal": (3, np.uint8)}
-"""Pass -> (channels, type) of its encoded picture."""
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 knows no passes but rgba, depth and normal; what it has is as in version 2."""
 MAX_ENTRY_BYTES = 256 << 20
-MAX_PICTURE_SIDE = 8192
 _ARCHIVE_ERRORS = (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, struct.error, zlib.error)
 """What zipfile raises over damaged archives: a flipped bit may ask for a password or for a method that does not exist."""
-PNG_LEVEL = 3
-"""Compression: at 512², level 3 takes a third less than level 1 for a few milliseconds, level 6 gains little more."""
 
 
 class CaptureError(UserError):
@@ -56,7 +51,7 @@ class View:
     intrinsics: np.ndarray
     """(4,) float64, normalised."""
     images: dict[str, bytes]
-    """Pass -> PNG bytes, see `encode_rgba`, `encode_depth`, `encode_normal`."""
+    """Pass -> PNG bytes, see `datasets.pictures`."""
     record: dict[str, Any] = field(default_factory=dict)
     """What is known of this view: coverage and other checks. JSON values."""
 
@@ -88,32 +83,6 @@ def capture_path(folder: Path, uid: str) -> Path:
 def capture_paths(folder: Path) -> list[Path]:
     """Every finished capture below `folder`, sorted by uid."""
     return sorted(folder.glob("??/*.zip"), key=lambda path: path.stem)
-
-
-def encode_png(picture: np.ndarray) -> bytes:
-    """(H, W) or (H, W, 3 or 4) uint8 or uint16, RGB(A) order -> PNG bytes."""
-    swapped = picture if picture.ndim == 2 else picture[..., [2, 1, 0, 3][: picture.shape[2]]]
-    ok, data = cv2.imencode(".png", swapped, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
-    assert ok, picture.shape
-    return data.tobytes()
-
-
-def encode_depth(depth: np.ndarray, depth_scale: float) -> bytes:
-    """(H, W) float planar depth in object units, 0 = nothing hit -> 16-bit PNG. A hit is never encoded as 0."""
-    steps = np.where(depth > 0, np.clip(np.round(depth / depth_scale), 1, 65535), 0)
-    return encode_png(steps.astype(np.uint16))
-
-
-def encode_normal(normal: np.ndarray, hit: np.ndarray) -> bytes:
-    """(H, W, 3) unit normals in the world frame, (H, W) bool hit -> 8-bit PNG."""
-    return encode_png(np.where(hit[..., None], np.round((normal + 1) * 127.5).clip(0, 255), 0).astype(np.uint8))
-
-
-def decode_normal(encoded: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 as `CaptureReader.picture` returns it -> (H, W, 3) float32 unit normals, 0 where nothing is hit."""
-    normal = encoded.astype(np.float32) / 127.5 - 1
-    length = np.linalg.norm(normal, axis=-1, keepdims=True)
-    return np.where(encoded.any(axis=-1, keepdims=True), normal / np.maximum(length, 1e-6), 0)
 
 
 def write_capture(path: Path, capture: Capture) -> None:
@@ -157,6 +126,8 @@ def _transforms(capture: Capture) -> dict[str, Any]:
         "camera_model": "OPENCV",
         **shared,
         "integer_depth_scale": capture.depth_scale,
+        "integer_position_scale": POSITION_SCALE,
+        "integer_position_offset": POSITION_OFFSET,
         "aabb_scale": 1,
         "frames": frames,
         "turntable": {**capture.record, **ours},
@@ -189,9 +160,9 @@ class CaptureReader:
             version, self.uid = ours["format_version"], str(ours["uid"])
         except (KeyError, TypeError, ValueError) as error:
             raise CaptureError(f"{self.path}: transforms.json is not a turntable capture's ({error!r})") from error
-        if version != FORMAT_VERSION:
+        if version not in READABLE_VERSIONS:
             raise CaptureError(
-                f"{self.path}: capture format {version}, this version reads {FORMAT_VERSION}; render it again"
+                f"{self.path}: capture format {version}, this version reads {READABLE_VERSIONS}; render it again"
             )
         try:
             self._take(transforms)
@@ -242,7 +213,7 @@ class CaptureReader:
         return self._entry(entry)
 
     def picture(self, name: str, view: int) -> np.ndarray:
-        """One view's pass, decoded: rgba (H, W, 4) uint8, normal (H, W, 3) uint8, depth (H, W) uint16."""
+        """One view's pass, decoded: (H, W) or (H, W, channels) of the type that `PASS_CHANNELS` says."""
         try:
             picture = decode_png(self.encoded(name, view))
         except ValueError as error:
@@ -299,16 +270,3 @@ def _parse_geometry(content: bytes) -> Geometry:
     if points.dtype != np.float32 or normals.dtype != np.float16 or solid.dtype != np.uint8:
         raise ValueError(f"points, normals, solid are {points.dtype}, {normals.dtype}, {solid.dtype}")
     return Geometry(points, normals.astype(np.float32), unpack_solid(solid))
-
-
-def decode_png(data: bytes) -> np.ndarray:
-    """PNG bytes -> array in RGB(A) order. The size is read from the header and limited before anything is decoded."""
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
-        raise ValueError("not a PNG picture")
-    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    if not (0 < width <= MAX_PICTURE_SIDE and 0 < height <= MAX_PICTURE_SIDE):
-        raise ValueError(f"a picture of {width}×{height} pixels, more than {MAX_PICTURE_SIDE} a side; refused")
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if picture is None:
-        raise ValueError("a damaged PNG picture")
-    return picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., [2, 1, 0, 3][: picture.shape[2]]])

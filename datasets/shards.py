@@ -48,7 +48,7 @@ import cv2
 import h5py
 import numpy as np
 
-from datasets.captures import MAX_PICTURE_SIDE, PASS_CHANNELS, decode_normal, decode_png
+from datasets.pictures import MAX_PICTURE_SIDE, PASS_CHANNELS, decode_normal, decode_png
 from turntable import framing
 from turntable.errors import UserError
 from turntable.geometry import Geometry, unpack_solid

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import tyro
 
-from datasets.captures import CaptureReader, decode_normal
+from datasets.captures import CaptureReader
 from datasets.contents import contents
+from datasets.pictures import decode_normal
 from datasets.shards import ShardSet
 from turntable import config as command_line
 from turntable import framing, report

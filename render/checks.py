@@ -31,8 +31,9 @@ class Thresholds:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
 
-def check_view(rgba: np.ndarray, depth: np.ndarray, thresholds: Thresholds = Thresholds()) -> dict[str, Any]:
+def check_view(rgba: np.ndarray, depth: np.ndarray | None, thresholds: Thresholds = Thresholds()) -> dict[str, Any]:
     """The checks of one view: rgba (H, W, 4) uint8 straight alpha, depth (H, W) object units, 0 = nothing hit. JSON values.
+    Without a depth (None), any opacity counts as hit.
 
     `coverage`: share of pixels that are object. `hit`: share with a depth. `border`: whether the object touches the picture's
     border. `black`, `blown`: shares of the object's pixels whose channels are all below 8, all above 252. `brightness`: mean
@@ -44,7 +45,7 @@ def check_view(rgba: np.ndarray, depth: np.ndarray, thresholds: Thresholds = Thr
     count = max(len(inside), 1)
     found = {
         "coverage": _rounded((alpha >= 128).mean()),
-        "hit": _rounded((depth > 0).mean()),
+        "hit": _rounded(((alpha if depth is None else depth) > 0).mean()),
         "border": bool((edge >= 8).any()),
         "black": _rounded((inside < 8).all(axis=1).sum() / count),
         "blown": _rounded((inside > 252).all(axis=1).sum() / count),

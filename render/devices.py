@@ -62,6 +62,14 @@ def choose(gpu: int | None) -> str:
     return "gpu"
 
 
+def eevee() -> str:
+    """The name that EEVEE goes by in this Blender."""
+    import bpy
+
+    names = [item.identifier for item in bpy.types.RenderSettings.bl_rna.properties["engine"].enum_items_static]
+    return next(name for name in ("BLENDER_EEVEE_NEXT", "BLENDER_EEVEE") if name in names)
+
+
 def require(gpus: int) -> None:
     """Raises `DeviceError` unless Blender, asked in a process of its own, finds at least `gpus` GPUs."""
     command = [sys.executable, "-m", "render.devices"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
+from datasets.pictures import PASS_CHANNELS
 from render.checks import Thresholds
 from render.lights import Lighting
+from render.quality import PRESETS, Denoise, Preset, Quality
 from render.rigs import Rig, count, settled
+
+Pass = Literal["rgba", "depth", "normal", "albedo", "position", "material", "mask"]
 
 
 @dataclass(frozen=True)
@@ -18,10 +22,16 @@ class Settings:
     """Pictures an asset; default: 32, and with --rig zero123plus or list as many as it has."""
     resolution: int = 512
     """Side of the square pictures, pixels."""
-    samples: int = 16
-    """Light paths a pixel before denoising. Foreground PSNR at 256² against 512 paths: 8 give 38 dB, 16 41.5, 32 43.6."""
+    passes: tuple[Pass, ...] = ("rgba", "depth", "normal")
+    """Pictures a view: rgba (always there), depth, normal, albedo, position, material, mask."""
+    engine: Literal["cycles", "eevee"] = "cycles"
+    """What renders colour: Cycles traces paths; EEVEE is quicker on a GPU and approximate. The other passes are always Cycles'."""
+    quality: Preset = "train"
+    """How much work a colour picture is worth: draft, train or final. README gives time and PSNR of each."""
+    samples: int = 0
+    """Light paths a pixel before denoising; 0 = the preset's."""
     denoise: bool = True
-    """Whether the colour pictures are denoised (OpenImageDenoise, fast)."""
+    """Whether Cycles' colour pictures are denoised as the preset says."""
     seed: int = 0
     """Of lights (with the uid) and cameras (with the uid and the view)."""
     rig: Rig = field(default_factory=Rig)
@@ -32,12 +42,15 @@ class Settings:
     """When a view is doubtful."""
 
     def __post_init__(self) -> None:
+        # One order, and colour always, so that equal choices are equal values.
+        chosen = tuple(name for name in PASS_CHANNELS if name == "rgba" or name in self.passes)
+        object.__setattr__(self, "passes", chosen)
         if self.views is not None and self.views < 1:
             raise ValueError(f"views must be at least 1, got {self.views}")
         if not 16 <= self.resolution <= 4096:
             raise ValueError(f"resolution must lie in [16, 4096], got {self.resolution}")
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, got {self.samples}")
+        if self.samples < 0:
+            raise ValueError(f"samples must be at least 1, or 0 for the preset's, got {self.samples}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in [0, 2³²), got {self.seed}")
 
@@ -46,8 +59,25 @@ class Settings:
         """Pictures an asset."""
         return count(self.rig, self.views)
 
+    @property
+    def needs_geometry(self) -> bool:
+        """Whether any pass beside colour is asked for."""
+        return len(self.passes) > 1
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether any pass shows what surfaces are made of."""
+        return "albedo" in self.passes or "material" in self.passes
+
+    @property
+    def colour_quality(self) -> Quality:
+        """The preset with what overrides it."""
+        preset = PRESETS[self.quality]
+        denoise: Denoise = preset.denoise if self.denoise else "none"
+        return replace(preset, samples=self.samples or preset.samples, denoise=denoise)
+
 
 def complete(settings: Settings) -> Settings:
     """`settings` with every value stated and every file that they name read: what workers get and captures record."""
     rig = settled(settings.rig)
-    return dataclasses.replace(settings, rig=rig, views=count(rig, settings.views))
+    return replace(settings, rig=rig, views=count(rig, settings.views))

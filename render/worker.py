@@ -18,7 +18,7 @@ import numpy as np
 
 from datasets import captures
 from render import checks, devices, fitting, lights, rigs, scene
-from render.passes import Studio
+from render.passes import Studio, encode_view
 from render.settings import Settings
 from turntable import cameras, framing, geometry, report
 from turntable.config import resolved, restored
@@ -107,13 +107,10 @@ def _views(
         pictures.append(studio.colour(camera, noise))
     views = []
     for index, ((camera, factor), rgba) in enumerate(zip(fitted, pictures, strict=True)):
-        beat(f"geometry of view {index + 1} of {len(fitted)}")
-        depth, normal = studio.geometry(camera)
-        images = {
-            "rgba": captures.encode_png(rgba),
-            "depth": captures.encode_depth(depth, depth_scale),
-            "normal": captures.encode_normal(normal, depth > 0),
-        }
+        beat(f"passes of view {index + 1} of {len(fitted)}")
+        seen = studio.geometry(camera) if settings.needs_geometry else None
+        images = encode_view(settings.passes, rgba, seen, camera, depth_scale)
+        depth = None if seen is None else seen.depth
         found = checks.check_view(rgba, depth, settings.thresholds) | {"fit_factor": factor}
         views.append(captures.View(camera.world_from_camera, camera.intrinsics, images, found))
     return views, pictures

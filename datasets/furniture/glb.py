@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from datasets.captures import encode_png
 from datasets.furniture.materials import Material
 from datasets.furniture.shapes import Solid
+from datasets.pictures import encode_png
 
 SMOOTH_DEG = 50.0
 GLTF_FROM_ASSET = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.captures import Capture, View, capture_path, encode_depth, encode_normal, encode_png, write_capture
+from datasets.captures import Capture, View, capture_path, write_capture
+from datasets.pictures import encode_depth, encode_normal, encode_png
 from turntable import cameras, framing, report
 from turntable.geometry import SOLID_RESOLUTION, Geometry, voxel_centres
 

@@ -14,19 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.captures import (
-    MAX_ENTRY_BYTES,
-    CaptureError,
-    CaptureReader,
-    capture_path,
-    capture_paths,
-    decode_normal,
-    decode_png,
-    encode_depth,
-    encode_normal,
-    encode_png,
-    write_capture,
-)
+from datasets.captures import MAX_ENTRY_BYTES, CaptureError, CaptureReader, capture_path, capture_paths, write_capture
+from datasets.pictures import decode_normal, decode_png, encode_depth, encode_normal, encode_png
 from tests.datasets.synthetic import DEPTH_SCALE, cast, make_capture, render, scene, uid_of
 from turntable import cameras
 
@@ -200,7 +189,7 @@ def edited(source: Path, target: Path, edit: Callable[[dict[str, Any]], Any]) ->
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda t: t["turntable"].update(format_version=2), "capture format 2"),
+        (lambda t: t["turntable"].update(format_version=3), "capture format 3"),
         (lambda t: t.pop("turntable"), "not a turntable capture"),
         (lambda t: t.update(turntable=[]), "not a turntable capture"),
         (lambda t: t.update(frames=[]), "malformed"),

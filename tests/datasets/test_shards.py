@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import pytest
 
-from datasets.captures import encode_depth, encode_normal
+from datasets.pictures import encode_depth, encode_normal
 from datasets.shard_writer import ShardObject, ShardWriter, _SparseFile, spool_folder
 from datasets.shards import ShardError, ShardReader, ShardSet, decode_rgba, encode_rgba
 from datasets.verify import check_hash

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.captures import CaptureReader, capture_path, encode_png, write_capture
+from datasets.captures import CaptureReader, capture_path, write_capture
+from datasets.pictures import encode_png
 from datasets.shards import ShardSet, shard_paths
 from datasets.verify import verify
 from preprocess.captures import PreprocessConfig, preprocess, stored_sizes

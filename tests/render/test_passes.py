@@ -32,7 +32,8 @@ def camera(pose: np.ndarray) -> Camera:
 def test_depth_is_planar_and_exact_at_pixel_centres(tmp_path: Path) -> None:
     pose = cameras.look_at(np.array([0.0, -2.8, 0.0]))
     with studio(tmp_path) as photographer:
-        depth, normal = photographer.geometry(camera(pose))
+        seen = photographer.geometry(camera(pose))
+    depth, normal = seen.depth, seen.normal
     # The front face stands upright before the camera: one planar depth all over it, where a depth along rays would vary by 3 %.
     front = 2.8 - 1 / np.sqrt(3)
     half = SIZE * cameras.intrinsics_from_fov(50.0)[0] / np.sqrt(3) / front
@@ -46,7 +47,8 @@ def test_depth_is_planar_and_exact_at_pixel_centres(tmp_path: Path) -> None:
 def test_depth_and_normals_agree_with_the_cube_from_anywhere(tmp_path: Path) -> None:
     pose = cameras.look_at(cameras.spherical_position(35, 25, 2.7))
     with studio(tmp_path) as photographer:
-        depth, normal = photographer.geometry(camera(pose))
+        seen = photographer.geometry(camera(pose))
+    depth, normal = seen.depth, seen.normal
     hit = depth > 0
     uv, lens = cameras.pixel_centres(SIZE, SIZE), cameras.intrinsics_from_fov(50.0)
     points = cameras.backproject(uv[hit], depth[hit], pose, lens)
@@ -98,9 +100,9 @@ def test_a_pass_does_not_disturb_the_next(tmp_path: Path) -> None:
     poses = [cameras.look_at(cameras.spherical_position(a, 20, 2.8)) for a in (0, 50)]
     with studio(tmp_path) as photographer:
         first = [photographer.colour(camera(pose), 1) for pose in poses]
-        depth = photographer.geometry(camera(poses[1]))[0]
+        depth = photographer.geometry(camera(poses[1])).depth
         assert np.array_equal(photographer.colour(camera(poses[0]), 1), first[0])
-        assert np.array_equal(photographer.geometry(camera(poses[1]))[0], depth)
+        assert np.array_equal(photographer.geometry(camera(poses[1])).depth, depth)
     with studio(tmp_path) as photographer:
         assert np.array_equal(photographer.colour(camera(poses[1]), 1), first[1])
 
@@ -110,7 +112,7 @@ def test_any_pinhole_camera_is_rendered_as_its_numbers_say(tmp_path: Path) -> No
     pose = cameras.look_at(cameras.spherical_position(35, 25, 2.7), roll_deg=20)
     with studio(tmp_path) as photographer:
         for lens in ([1.3, 0.9, 0.42, 0.56], [0.9, 1.2, 0.55, 0.4]):
-            depth, _ = photographer.geometry(Camera(pose, np.array(lens)))
+            depth = photographer.geometry(Camera(pose, np.array(lens))).depth
             hit = depth > 0
             assert hit.mean() > 0.1
             points = cameras.backproject(cameras.pixel_centres(SIZE, SIZE)[hit], depth[hit], pose, np.array(lens))
