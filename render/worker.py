@@ -7,7 +7,6 @@ in one scene made afresh, with seeds that depend on (seed, uid, view): the captu
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from datasets import captures
 from render import checks, devices, fitting, lights, rigs, scene
 from render.passes import Studio, encode_view
 from render.settings import Settings
+from render.stages import Stages
 from turntable import cameras, framing, geometry, report
 from turntable.config import resolved, restored
 from turntable.jobs import ItemError, serve
@@ -52,29 +52,23 @@ def read_job(values: dict[str, Any]) -> Job:
 
 
 def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], None]) -> dict[str, Any]:
-    """Renders one asset on a GPU, or on the CPU (None), and writes its capture -> seconds by stage, and what is doubtful."""
-    clock = [time.perf_counter()]
-    normalisation, vertices, faces, asset = scene.load(job.asset)
-    clock.append(time.perf_counter())
+    """Renders one asset on a GPU, or on the CPU (None), and writes its capture -> seconds by stage, views, what is doubtful."""
+    stages, settings = Stages(), job.settings
+    with stages.stage("load"):
+        normalisation, vertices, faces, asset = scene.load(job.asset)
     device = devices.choose(gpu)  # a fresh scene comes with fresh preferences, in which no GPU is chosen
-    settings = job.settings
     lighting = lights.draw(settings.lighting, settings.seed, job.uid)
     drawn = rigs.draw(settings.rig, settings.view_count, settings.seed, job.uid)
     fitted = fitting.fitted(settings.rig, drawn, vertices, settings.resolution)
     depth_scale = rigs.depth_scale([camera for camera, _ in fitted])
     with Studio(settings, lighting, device, threads) as studio:
-        views, pictures = _views(job, studio, fitted, depth_scale, beat)
-    if not any(view.record["hit"] for view in views):
-        raise ItemError("empty", f"{job.asset}: nothing of it is seen in any of {len(views)} views")
-    doubts = checks.asset_doubts([view.record for view in views], asset)
-    if doubts and job.strict:
-        raise ItemError("doubtful", f"{job.asset}: {'; '.join(doubts)}; --strict lets no doubtful asset pass")
-    clock.append(time.perf_counter())
+        views, pictures = _views(job, studio, fitted, depth_scale, stages, beat)
+    doubts = _judge(job, views, asset)
+    with stages.stage("encode"):
+        preview = _contact_sheet(pictures)
     beat("surface and solid")
-    try:
-        shape = geometry.describe(vertices, faces, rigs.stream(settings.seed, job.uid, "surface"))
-    except ValueError as error:
-        raise ItemError("empty", f"{job.asset}: {error}") from error
+    with stages.stage("shape"):
+        shape = _shape(job, vertices, faces)
     record = {
         **job.record,
         "seed": settings.seed,
@@ -85,18 +79,21 @@ def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], 
         "settings": resolved(settings),
         "versions": {"blender": bpy.app.version_string, "device": device},
     }
-    size = settings.resolution
-    preview = _contact_sheet(pictures)
-    capture = captures.Capture(job.uid, size, size, depth_scale, views, shape, preview, record)
-    captures.write_capture(job.out, capture)
-    clock.append(time.perf_counter())
-    stages = ("import", "views", "geometry and writing")
-    seconds = {stage: clock[i + 1] - clock[i] for i, stage in enumerate(stages)}
-    return {"seconds": seconds, "counts": {"views": len(views)}, "doubts": doubts}
+    with stages.stage("write"):
+        size = settings.resolution
+        captures.write_capture(
+            job.out, captures.Capture(job.uid, size, size, depth_scale, views, shape, preview, record)
+        )
+    return {"seconds": stages.record(), "counts": {"views": len(views)}, "doubts": doubts}
 
 
 def _views(
-    job: Job, studio: Studio, fitted: list[tuple[rigs.Camera, float]], depth_scale: float, beat: Callable[[str], None]
+    job: Job,
+    studio: Studio,
+    fitted: list[tuple[rigs.Camera, float]],
+    depth_scale: float,
+    stages: Stages,
+    beat: Callable[[str], None],
 ) -> tuple[list[captures.View], list[np.ndarray]]:
     """Every view, encoded, and its colour picture (H, W, 4) uint8. All colour first: changing passes costs a scene update."""
     settings = job.settings
@@ -104,16 +101,38 @@ def _views(
     for index, (camera, _) in enumerate(fitted):
         beat(f"view {index + 1} of {len(fitted)}")
         noise = int(rigs.stream(settings.seed, job.uid, f"noise {index}").integers(2**31))
-        pictures.append(studio.colour(camera, noise))
+        with stages.render("colour"):
+            pictures.append(studio.colour(camera, noise))
     views = []
     for index, ((camera, factor), rgba) in enumerate(zip(fitted, pictures, strict=True)):
         beat(f"passes of view {index + 1} of {len(fitted)}")
-        seen = studio.geometry(camera) if settings.needs_geometry else None
-        images = encode_view(settings.passes, rgba, seen, camera, depth_scale)
-        depth = None if seen is None else seen.depth
-        found = checks.check_view(rgba, depth, settings.thresholds) | {"fit_factor": factor}
+        seen = None
+        if settings.needs_geometry:
+            with stages.render("passes"):
+                seen = studio.geometry(camera)
+        with stages.stage("encode"):
+            images = encode_view(settings.passes, rgba, seen, camera, depth_scale)
+            depth = None if seen is None else seen.depth
+            found = checks.check_view(rgba, depth, settings.thresholds) | {"fit_factor": factor}
         views.append(captures.View(camera.world_from_camera, camera.intrinsics, images, found))
     return views, pictures
+
+
+def _judge(job: Job, views: list[captures.View], asset: dict[str, Any]) -> list[str]:
+    """What is doubtful about the asset. Nothing to be seen is a failure, and with --strict any doubt is."""
+    if not any(view.record["hit"] for view in views):
+        raise ItemError("empty", f"{job.asset}: nothing of it is seen in any of {len(views)} views")
+    doubts = checks.asset_doubts([view.record for view in views], asset)
+    if doubts and job.strict:
+        raise ItemError("doubtful", f"{job.asset}: {'; '.join(doubts)}; --strict lets no doubtful asset pass")
+    return doubts
+
+
+def _shape(job: Job, vertices: np.ndarray, faces: np.ndarray) -> geometry.Geometry:
+    try:
+        return geometry.describe(vertices, faces, rigs.stream(job.settings.seed, job.uid, "surface"))
+    except ValueError as error:
+        raise ItemError("empty", f"{job.asset}: {error}") from error
 
 
 def _contact_sheet(pictures: list[np.ndarray]) -> bytes:
