@@ -138,8 +138,12 @@ class Studio:
             lamp.hide_render = not on
         self.scene.world = self._world if on else None
 
-    def _render(self, camera: Camera) -> None:
+    def aim(self, camera: Camera) -> None:
+        """Puts the scene's camera where `camera` is."""
         _aim(self._camera, camera)
+
+    def _render(self, camera: Camera) -> None:
+        self.aim(camera)
         self.scene.render.filepath = str(self.path)
         try:
             bpy.ops.render.render(write_still=True)
