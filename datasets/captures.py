@@ -75,6 +75,11 @@ class Capture:
     """Seed, lights, normalisation, asset record, source, class, licence, attribution, settings, versions. JSON values."""
 
 
+def capture_name(uid: str) -> str:
+    """The capture of `uid`, relative to a captures folder."""
+    return f"{uid[:2]}/{uid}.zip"
+
+
 def capture_path(folder: Path, uid: str) -> Path:
     """Where the capture of `uid` lies below a captures folder."""
     return folder / uid[:2] / f"{uid}.zip"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets.captures import capture_path
+from datasets.captures import capture_name, capture_path
 from datasets.catalogue import Catalogue, CatalogueError, record
 from render.devices import require
 from render.estimate import Plan, prediction, spread, try_assets
@@ -80,11 +80,14 @@ def make_workers(options: RenderConfig, module: str = "render.worker") -> list[W
     each = options.workers_per_gpu or (1 if options.gpus else max(cores // 4, 1))
     # On a GPU the cores only feed it: Blender may use as many as it likes (0).
     threads = 0 if options.gpus else max(cores // each, 1)
+    limits = options.limits.shared_by(each * len(devices))
+    # On a GPU the system's own memory limit is not tried: drivers reserve memory in ways of their own.
+    limits = dataclasses.replace(limits, hard_memory=limits.hard_memory and not options.gpus)
     return [
         Worker(
             [sys.executable, "-m", module, device, str(threads)],
             options.out / "logs" / f"worker-{device}-{index}.log",
-            options.limits,
+            limits,
         )
         for device in devices
         for index in range(each)
@@ -112,7 +115,7 @@ def predict(options: RenderConfig, catalogue: Catalogue, todo: Sequence[str]) ->
 def render(options: RenderConfig, catalogue: Catalogue, uids: Sequence[str]) -> int:
     """Renders what of `uids` is missing in `options.out` -> the command's exit code."""
     options = dataclasses.replace(options, settings=complete(options.settings))
-    todo, summary = remaining(options.out, uids, lambda uid: capture_path(options.out, uid), options.retry)
+    todo, summary = remaining(options.out, uids, capture_name, options.retry)
     if todo and options.gpus:
         require(options.gpus)
     if options.dry_run:
@@ -124,7 +127,7 @@ def render(options: RenderConfig, catalogue: Catalogue, uids: Sequence[str]) -> 
     run = Run(
         options.out,
         job_maker(options, catalogue),
-        lambda uid: capture_path(options.out, uid),
+        capture_name,
         make_workers(options),
         options.prefetch,
         catalogue.release,

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -23,16 +25,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from turntable import resources
 from turntable.errors import DiskFullError, UserError
+from turntable.files import UploadError, atomic_path, is_local, location, temporary_path
 
-_PIPES = "TURNTABLE_WORKER_PIPES"
+_CALL = "TURNTABLE_WORKER"
+"""The environment variable that tells a worker its pipes, its parent and its limits, as JSON."""
 _LOG_LIMIT = 16 << 20
+_POLL_S = 0.1
+"""Seconds between two looks at a worker's memory: a process can fill some hundred MiB in that time."""
+_NO_MEMORY = re.compile(
+    r"MemoryError|bad_alloc|alloc\w* (array )?(returns null|aborted)|Cannot allocate memory", re.IGNORECASE
+)
+"""What Python, C++, Blender and the C library print when they are refused memory."""
 
 
 class ItemError(UserError):
@@ -47,11 +58,16 @@ class ItemError(UserError):
 
 
 class WorkerDied(ItemError):
-    """The worker's process ended by itself while it had the item. That may be the worker's fault: the item is tried once more."""
+    """The worker's process ended, or fell silent, while it had the item. That may be the worker's fault: the item is tried
+    once more, by a new one."""
 
 
 class WorkerError(UserError):
-    """Workers do not start; no item is to blame."""
+    """A worker that does not start; no item is to blame."""
+
+
+class WorkerLost(UserError):
+    """A worker that went away with its machine; no item is to blame, and it may come back elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,8 @@ class Limits:
     timeout_s: float = 1800.0
     """Seconds an item may take; then its worker is killed."""
     silence_s: float = 600.0
-    """Seconds without a sign of life from a worker that has an item; then it is taken for hung and killed."""
+    """Seconds without a sign of life from a worker that has an item; then it is taken for hung and killed, and the item tried
+    once more."""
     start_s: float = 900.0
     """Seconds a worker may take to start: a GPU's kernels may have to be compiled once."""
     recycle_gb: float = 2.0
@@ -69,12 +86,21 @@ class Limits:
     recycle_items: int = 1000
     """A worker is replaced after this many items."""
     memory_gb: float = 0.0
-    """A worker that holds more memory than this (GiB resident) during an item is killed; 0 = no limit."""
+    """A worker that holds more memory than this (GiB resident) during an item is killed; 0 = its share of nine tenths of the
+    machine's."""
+    hard_memory: bool = True
+    """Whether the system, too, refuses a worker much more than that, so that not even one huge allocation passes."""
+    file_gb: float = 8.0
+    """A file that a worker writes may not grow larger than this (GiB)."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 0 or (value == 0 and name != "memory_gb"):
+            if value < 0 or (value == 0 and name not in ("memory_gb", "hard_memory")):
                 raise ValueError(f"{name} must be positive, got {value}")
+
+    def shared_by(self, workers: int) -> Limits:
+        """With a memory limit, where there is none yet, that lets so many workers live on this machine together."""
+        return replace(self, memory_gb=self.memory_gb or 0.9 * resources.memory_gb() / max(workers, 1))
 
 
 class Worker:
@@ -90,50 +116,101 @@ class Worker:
         self._buffer = b""
         self._items = 0
         self._log_start = 0
+        self._oom_kills: int | None = None
+        self.ready: dict[str, Any] = {}
+        """What the process said when it was ready."""
         self._killed = threading.Event()
 
-    def start(self) -> None:
-        """Starts the process and waits until it is ready. Raises `WorkerError` when it does not come up."""
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        return self.log_path.stem
+
+    def start(self) -> bool:
+        """Starts the process, if there is none, and waits until it is ready: True. Raises `WorkerError` when it does not come up.
+
+        A process that dies while it starts is started once more: somebody may have killed it.
+        """
         if self._process:
-            return
+            return True
+        for last in (False, True):
+            try:
+                self._start()
+                break
+            except ItemError as error:
+                if error.reason == "interrupted":
+                    raise
+                if last or not isinstance(error, WorkerDied):
+                    raise WorkerError(f"no worker starts: {error}\n{error.log_tail}".rstrip()) from error
+        return True
+
+    def _start(self) -> None:
+        self._launch()
+        if self._killed.is_set():  # killed while it was being started
+            self.kill()
+        reply = self._wait(self.limits.start_s, self.limits.start_s)
+        if "failed" in reply:
+            self._end()
+            raise WorkerError(str(reply["failed"]["message"]))
+        self.ready = reply["ready"]
+
+    def _launch(self) -> None:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         mode = "wb" if self.log_path.exists() and self.log_path.stat().st_size > _LOG_LIMIT else "ab"
         jobs_read, self._jobs = os.pipe()
         self._replies, replies_write = os.pipe()
-        environment = {**os.environ, _PIPES: f"{jobs_read},{replies_write},{os.getpid()}"}
+        call = {"pipes": [jobs_read, replies_write], "parent": os.getpid(), "file_gb": self.limits.file_gb}
+        call["memory_gb"] = self.limits.memory_gb if self.limits.hard_memory else 0
         try:
             with self.log_path.open(mode) as output:
                 self._log_start = output.tell()
                 self._process = subprocess.Popen(
                     self.command,
-                    env=environment,
+                    env={**os.environ, _CALL: json.dumps(call)},
                     pass_fds=(jobs_read, replies_write),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
+        except OSError as error:
+            raise WorkerError(f"no worker starts: {self.command[0]}: {error.strerror}") from error
         finally:
             os.close(jobs_read)
             os.close(replies_write)
         self._buffer, self._items = b"", 0
-        if self._killed.is_set():  # killed while it was being started
-            self.kill()
-        try:
-            reply = self._wait(self.limits.start_s, self.limits.start_s)
-        except ItemError as error:
-            if error.reason == "interrupted":
-                raise
-            raise WorkerError(f"no worker starts: {error}\n{error.log_tail}".rstrip()) from error
-        if "failed" in reply:
-            self.kill()
-            raise WorkerError(str(reply["failed"]["message"]))
+        self._oom_kills = resources.oom_kills()
 
     def do(self, job: dict[str, Any]) -> dict[str, Any]:
         """Has the process do one job -> what `serve`'s handler returned.
 
-        Raises `ItemError` when the handler raised one, or when the job outlived the limits or killed its worker twice.
+        `job["out"]`, where there is one, names the file that the job leaves: a path, which the handler writes atomically, or a
+        URL, for which the handler is given a path of this machine and the finished file is uploaded here.
+        Raises `ItemError` when the handler raised one, or when the job outlived the limits or ended two workers.
         """
+        if "out" not in job:
+            return self._try_twice(job)
+        out = location(str(job["out"]))
+        if is_local(out):
+            return self._leave(job, out)
+        try:
+            with atomic_path(out) as finished:
+                return self._leave({**job, "out": str(finished)}, finished)
+        except UploadError as error:
+            raise ItemError("upload", str(error)) from error
+
+    def _leave(self, job: dict[str, Any], out: Path) -> dict[str, Any]:
+        """Does a job that has to leave the file `out`."""
+        try:
+            result = self._try_twice(job)
+            if not out.exists():
+                raise ItemError("crash", f"its worker said done, but left no {out.name}", self.log_tail())
+        except ItemError:
+            temporary_path(out).unlink(missing_ok=True)  # of a worker that was killed while it wrote
+            raise
+        return result
+
+    def _try_twice(self, job: dict[str, Any]) -> dict[str, Any]:
         try:
             return self._attempt(job)
         except WorkerDied:
@@ -145,26 +222,32 @@ class Worker:
             raise ItemError(error.reason, message, error.log_tail) from error
 
     def _attempt(self, job: dict[str, Any]) -> dict[str, Any]:
+        if self._process and self._process.poll() is not None:  # it died between two items: none is to blame
+            self._end()
         self.start()
         self._log_start = self.log_path.stat().st_size
-        # A worker that died between two items shows when its reply is read.
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError):  # it shows when the reply is read
             os.write(self._jobs, json.dumps({"job": job}).encode() + b"\n")
         reply = self._wait(self.limits.timeout_s, self.limits.silence_s)
         self._items += 1
-        if self._items >= self.limits.recycle_items or self.resident_gb() > self.limits.recycle_gb:
+        if self._items >= self.limits.recycle_items or self.resident_gb() > self._recycle_gb():
             self.close()
         if "failed" in reply:
             failed = reply["failed"]
             raise ItemError(failed["reason"], failed["message"], failed.get("log", ""))
         return reply["done"]
 
+    def _recycle_gb(self) -> float:
+        """An old worker must leave its next item most of what the limit allows."""
+        limit = self.limits.memory_gb
+        return min(self.limits.recycle_gb, limit / 2) if limit else self.limits.recycle_gb
+
     def _wait(self, timeout_s: float, silence_s: float) -> dict[str, Any]:
         """The next message that is no beat: `ready`, `done` or `failed`. A worker that dies or outlives its time is an `ItemError`."""
         started = last_sign = time.monotonic()
         doing = ""
         while True:
-            reply = self._read(0.5)
+            reply = self._read(_POLL_S)
             now = time.monotonic()
             if reply is None:
                 raise self._death(doing)
@@ -175,9 +258,11 @@ class Worker:
             if now - started > timeout_s:
                 raise self._give_up("timeout", f"not finished after {timeout_s:g} s{doing}")
             if now - last_sign > silence_s:
-                raise self._give_up("timeout", f"no sign of life for {silence_s:g} s{doing}")
+                raise self._give_up("timeout", f"no sign of life for {silence_s:g} s{doing}", WorkerDied)
             if self.limits.memory_gb and self.resident_gb() > self.limits.memory_gb:
-                raise self._give_up("out-of-memory", f"needs more than {self.limits.memory_gb:g} GiB{doing}")
+                # What an old worker holds may be left from items before.
+                kind = WorkerDied if self._items else ItemError
+                raise self._give_up("out-of-memory", f"needs more than {self.limits.memory_gb:.3g} GiB{doing}", kind)
 
     def _read(self, seconds: float) -> dict[str, Any] | None:
         """One message, {} when none came within `seconds`, None when the process has closed its end."""
@@ -194,9 +279,9 @@ class Worker:
         self._buffer = rest
         return json.loads(line)
 
-    def _give_up(self, reason: str, message: str) -> ItemError:
+    def _give_up(self, reason: str, message: str, kind: type[ItemError] = ItemError) -> ItemError:
         self._end()
-        return ItemError(reason, message, self.log_tail())
+        return kind(reason, message, self.log_tail())
 
     def _death(self, doing: str) -> ItemError:
         assert self._process
@@ -209,10 +294,13 @@ class Worker:
         if self._killed.is_set():
             return ItemError("interrupted", "interrupted", tail)
         if code == -signal.SIGKILL:
+            kills = resources.oom_kills()
+            if kills is not None and kills == self._oom_kills:
+                return WorkerDied("killed", f"its worker was killed by somebody, not for memory{doing}", tail)
             return WorkerDied(
-                "out-of-memory", f"its worker was killed from outside, most likely for memory{doing}", tail
+                "out-of-memory", f"its worker was killed, most likely by the kernel for memory{doing}", tail
             )
-        if "MemoryError" in tail or "Malloc returns null" in tail:
+        if _NO_MEMORY.search(tail):
             return WorkerDied("out-of-memory", f"its worker ran out of memory{doing}", tail)
         if code is None:
             how = "closed its pipe"
@@ -280,8 +368,10 @@ def serve(
     `handle` calls `beat(where)` as it goes along. What it raises becomes the item's failure: `ItemError` its own reason,
     `MemoryError` `out-of-memory`, `DiskFullError` `disk-full`, anything else `crash` with the traceback.
     """
-    jobs, replies, parent = map(int, os.environ.pop(_PIPES).split(","))
-    _die_with(parent)
+    call = json.loads(os.environ.pop(_CALL))
+    jobs, replies = call["pipes"]
+    _die_with(call["parent"])
+    resources.limit_this_process(call["memory_gb"], call["file_gb"])
 
     def send(message: dict[str, Any]) -> None:
         os.write(replies, json.dumps(message).encode() + b"\n")
@@ -306,6 +396,8 @@ def _failure(error: Exception) -> dict[str, str]:
         return {"reason": error.reason, "message": str(error), "log": error.log_tail}
     if isinstance(error, MemoryError):
         return {"reason": "out-of-memory", "message": "Python ran out of memory"}
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return {"reason": "too-large", "message": f"a file that it writes grows beyond the limit (--file-gb): {error}"}
     if isinstance(error, DiskFullError):
         return {"reason": "disk-full", "message": str(error.strerror)}
     import traceback
@@ -315,9 +407,12 @@ def _failure(error: Exception) -> dict[str, str]:
 
 
 def _die_with(parent: int) -> None:
-    """Has the kernel kill this process when the parent dies, however it dies. Elsewhere than on Linux the pipe's end does."""
+    """Has the kernel kill this process when the parent dies, however it dies. Elsewhere than on Linux the pipe's end does.
+
+    The parent may be further up, where a script starts the program that we are.
+    """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before that took hold
+    if parent not in {process.pid for process in psutil.Process().parents()}:  # it died before that took hold
         os._exit(1)

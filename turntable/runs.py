@@ -13,6 +13,7 @@ again does what is missing and tries again what is retryable.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import queue
 import signal
@@ -23,18 +24,46 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from turntable.errors import DiskFullError
-from turntable.files import read_json, temporary_path, write_json, write_text
-from turntable.jobs import ItemError, Worker
+from turntable.errors import DiskFullError, UserError
+from turntable.files import listing, read_all, read_json, write_json, write_text
+from turntable.jobs import ItemError, WorkerError, WorkerLost
 
 log = logging.getLogger(__name__)
 
-RETRYABLE = frozenset({"download"})
+RETRYABLE = frozenset({"download", "upload", "killed", "worker-lost"})
 """Reasons that the next run tries again unasked; others would most likely end the same way, and are named by `--retry`."""
+
+
+MOST_LOSSES = 3
+"""Workers that may be lost over one item before it is put aside: an item might be what brings their machines down."""
+MOST_UPLOADS_LOST = 10
+"""Items in a row that cannot be brought to their place; then the run stops, since all that follow would be lost too."""
+ASK_S = 5.0
+"""Seconds between two questions for more workers."""
+
+
+class AnyWorker(Protocol):
+    """What `Run` drives: a `turntable.jobs.Worker`, or one on another machine."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+
+    def start(self) -> bool:
+        """True once it is ready; False where there is no place for it yet: ask again. Raises `WorkerError`."""
+
+    def do(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Raises `ItemError`, or, when the item is not to blame, `WorkerError` or `WorkerLost`."""
+
+    def close(self) -> None:
+        """The run needs it no more."""
+
+    def kill(self) -> None:
+        """At once, from any thread."""
 
 
 @dataclass
@@ -55,6 +84,8 @@ class Summary:
     """Of those done by this run, the ones that their workers have doubts about (`{"doubts": […]}` in what a job returns)."""
     counts: Counter[str] = field(default_factory=Counter)
     """What the items done by this run hold, where workers tell (`{"counts": {"views": 12}}` in what a job returns)."""
+    workers_given_up: int = 0
+    """Workers that could not be started again."""
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     """Stage -> seconds that workers spent in it, where they tell (`{"seconds": {stage: …}}` in what a job returns)."""
@@ -73,7 +104,8 @@ class Summary:
         times = {"seconds": round(self.seconds, 1), "items_per_hour": round(rate, 1)}
         rates = {"per_second": {name: round(n / self.seconds, 3) for name, n in self.counts.items() if self.seconds}}
         stages = {"worker_seconds": {stage: round(seconds, 1) for stage, seconds in self.stages.items()}}
-        return {**counts, **failures, "left": left, **times, **rates, **stages}
+        workers = {"workers_given_up": self.workers_given_up}
+        return {**counts, **failures, "left": left, **workers, **times, **rates, **stages}
 
     def text(self, out: Path) -> str:
         """One paragraph for a person."""
@@ -90,6 +122,8 @@ class Summary:
             )
         if r["left"]:
             parts.append(f"{r['left']} not reached")
+        if self.workers_given_up:
+            parts.append(f"{self.workers_given_up} workers given up")
         rates = [f"{r['items_per_hour']:g} items an hour"] if self.done else []
         rates += [f"{rate:.2f} {name} a second" for name, rate in r["per_second"].items()]
         total = sum(self.stages.values())
@@ -113,26 +147,55 @@ def doubts_path(out: Path, item: str) -> Path:
     return out / "doubts" / f"{item}.json"
 
 
+def read_failures(out: Path, present: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Item -> its failure's record, of those whose file is in `present`, a listing of `out`."""
+    names = [name for name in present if name.startswith("failures/") and name.endswith(".json")]
+    try:
+        records = [json.loads(content) for content in read_all(out, names).values()]
+        return {str(record["uid"]): {**record, "reason": str(record["reason"])} for record in records}
+    except (ValueError, KeyError, TypeError):
+        # Only now, to say which: one by one.
+        for name in names:
+            if not {"uid", "reason"} <= set(read_json(out / name)):
+                raise UserError(
+                    f"{out / name}: not a failure's record; delete it to have the item tried again"
+                ) from None
+        raise
+
+
 def remaining(
-    out: Path, items: Iterable[str], output: Callable[[str], Path], retry: Sequence[str] = ()
+    out: Path, items: Iterable[str], output: Callable[[str], str], retry: Sequence[str] = ()
 ) -> tuple[list[str], Summary]:
     """What a run has to do: items that are neither done nor failed for a reason that stays, and the summary it begins with.
 
-    `retry` names reasons to try again beside the retryable ones; `all` names all.
+    `output(item)` names the file below `out` that the item leaves. `retry` names reasons to try again beside the retryable
+    ones; `all` names all.
     """
+    present = listing(out)
+    failures = read_failures(out, present)
     summary, todo = Summary(), []
     for item in dict.fromkeys(items):
         summary.total += 1
-        if output(item).exists():
+        if output(item) in present:
             summary.skipped += 1
             continue
-        failure = failure_path(out, item)
-        reason = read_json(failure)["reason"] if failure.exists() else None
+        reason = failures[item]["reason"] if item in failures else None
         if reason is None or reason in RETRYABLE or reason in retry or "all" in retry:
             todo.append(item)
         else:
             summary.failed_before[reason] += 1
     return todo, summary
+
+
+@dataclass
+class _Work:
+    """An item on its way through a run."""
+
+    item: str
+    job: dict[str, Any] | BaseException
+    """What to give a worker, or why there is nothing to give."""
+    losses: int = 0
+    """Workers lost over it."""
 
 
 class Run:
@@ -142,36 +205,44 @@ class Run:
         self,
         out: Path,
         prepare: Callable[[str], dict[str, Any]],
-        output: Callable[[str], Path],
-        workers: Sequence[Worker],
+        output: Callable[[str], str],
+        workers: Sequence[AnyWorker],
         ahead: int = 0,
         finished: Callable[[str], None] = lambda item: None,
+        more_workers: Callable[[], Sequence[AnyWorker]] = tuple,
     ) -> None:
-        """`prepare` makes an item's job (it may download, and raise `ItemError`); `output` is the file that a done item leaves.
+        """`prepare` makes an item's job (it may download, and raise `ItemError`); `output(item)` names the file below `out` that
+        the done item leaves.
 
         At most `ahead` items (0 = two a worker) are being prepared, each by a thread of its own, or wait prepared for a worker.
-        `finished` is told each item that is done or has failed for good, so that what `prepare` brought can go.
+        `finished` is told each item that is done or has failed for good, so that what `prepare` brought can go. `more_workers`
+        is asked every few seconds for workers to add.
         """
-        self.out, self.prepare, self.output, self.workers, self.finished = out, prepare, output, workers, finished
-        self.ahead = ahead or 2 * len(workers)
+        self.out, self.prepare, self.output, self.finished = out, prepare, output, finished
+        self.workers, self.more_workers = list(workers), more_workers
+        self.ahead = ahead or max(2 * len(workers), 1)
         self._waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._ready: queue.SimpleQueue[tuple[str, dict[str, Any] | BaseException]] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[_Work] = queue.SimpleQueue()
+        self._returned: list[_Work] = []
         self._places = threading.Semaphore(self.ahead)
-        self._unclaimed = 0
+        self._unclaimed = self._unfinished = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._ended = threading.Semaphore(0)
         self._first_start = threading.Lock()
         self._one_runs = False
+        self._given_up = 0
+        self._uploads_lost = 0
         self._fatal: BaseException | None = None
 
     def __call__(self, todo: Sequence[str], summary: Summary, unit: str = "item") -> Summary:
         """Does `todo`, which with `summary` comes from `remaining`. Raises what stops a run: no worker, no disk, Ctrl-C."""
         started = time.monotonic()
         self._record_items(todo)
+        self._failed_before = {name.removeprefix("failures/") for name in listing(self.out / "failures")}
         for item in todo:
             self._waiting.put(item)
-        self._unclaimed = len(todo)
+        self._unclaimed = self._unfinished = len(todo)
         self.summary = summary
         try:
             bar = tqdm(total=summary.total, initial=summary.total - len(todo), unit=unit, smoothing=0)
@@ -189,15 +260,19 @@ class Run:
         return summary
 
     def _drive_all(self, count: int) -> None:
-        threads = [threading.Thread(target=self._drive, args=(worker,)) for worker in self.workers[:count]]
+        del self.workers[count:]
+        threads = [threading.Thread(target=self._drive, args=(worker,)) for worker in self.workers]
         feeders = [threading.Thread(target=self._feed, daemon=True) for _ in range(min(self.ahead, count))]
         try:
             for thread in threads + feeders:
                 thread.start()
-            for _ in threads:
+            ended, asked = 0, time.monotonic()
+            while ended < len(threads):
                 # Not Thread.join: Ctrl-C during it makes Python 3.11 take a running thread for ended, and leave without it.
-                while not self._ended.acquire(timeout=0.2):
-                    pass
+                ended += self._ended.acquire(timeout=0.2)
+                if time.monotonic() - asked > ASK_S and self._unclaimed:
+                    threads += self._add_workers()
+                    asked = time.monotonic()
         finally:
             self._stop.set()
             for worker in self.workers:
@@ -207,17 +282,45 @@ class Run:
                 if thread.ident is not None:
                     thread.join()
 
-    def _drive(self, worker: Worker) -> None:
+    def _add_workers(self) -> list[threading.Thread]:
+        added = list(self.more_workers())
+        threads = [threading.Thread(target=self._drive, args=(worker,)) for worker in added]
+        with self._lock:
+            self.workers += added
+        for worker, thread in zip(added, threads, strict=True):
+            log.info("worker %s joins", worker.name)
+            thread.start()
+        return threads
+
+    def _drive(self, worker: AnyWorker) -> None:
         """One thread: an item after another through one worker."""
         try:
-            while claimed := self._claim():
-                self._finish(*claimed, worker)
+            while self._wanted():
+                # Whoever has no worker yet claims nothing: others may have one.
+                if not self._start(worker):
+                    continue
+                work = self._claim()
+                if work:
+                    self._finish(work, worker)
             worker.close()
+        except WorkerError as error:
+            self._give_up(worker, error)
         except BaseException as error:
             worker.kill()
             self._fail_run(error)
         finally:
             self._ended.release()
+
+    def _wanted(self) -> bool:
+        """Waits until there is something to claim; False when nothing will be, or the run is being stopped."""
+        while not self._stop.is_set():
+            with self._lock:
+                if self._unclaimed or self._returned:
+                    return True
+                if not self._unfinished:
+                    return False
+            self._stop.wait(0.1)
+        return False
 
     def _feed(self) -> None:
         """One thread: prepares jobs ahead of the workers, so that none waits for a download."""
@@ -229,14 +332,16 @@ class Run:
             except queue.Empty:
                 return
             try:
-                job: dict[str, Any] | BaseException = self.prepare(item)
+                work = _Work(item, self.prepare(item))
             except BaseException as error:
-                job = error
-            self._ready.put((item, job))
+                work = _Work(item, error)
+            self._ready.put(work)
 
-    def _claim(self) -> tuple[str, dict[str, Any] | BaseException] | None:
+    def _claim(self) -> _Work | None:
         """The next prepared job; None when every one is claimed, or the run is being stopped."""
         with self._lock:
+            if self._returned:
+                return self._returned.pop()
             if not self._unclaimed:
                 return None
             self._unclaimed -= 1
@@ -247,68 +352,106 @@ class Run:
                 return claimed
         return None
 
-    def _finish(self, item: str, job: dict[str, Any] | BaseException, worker: Worker) -> None:
+    def _finish(self, work: _Work, worker: AnyWorker) -> None:
         try:
-            if isinstance(job, BaseException):
-                raise job
-            self._start(worker)
-            result = worker.do(job)
-            if not self.output(item).exists():
-                raise ItemError("crash", f"its worker said done, but left no {self.output(item)}", worker.log_tail())
+            if isinstance(work.job, BaseException):
+                raise work.job
+            result = worker.do(work.job)
+        except (WorkerLost, WorkerError) as error:
+            self._give_back(work, worker, error)
+            if isinstance(error, WorkerError):
+                raise
         except ItemError as error:
-            temporary_path(self.output(item)).unlink(missing_ok=True)  # of a worker that was killed while it wrote
             if self._stop.is_set() or error.reason == "interrupted":
                 return
             if error.reason == "disk-full":
                 raise DiskFullError(0, str(error)) from error
-            self._record_failure(item, error)
-            self.finished(item)
+            self._record_failure(work.item, error)
         else:
-            failure_path(self.out, item).unlink(missing_ok=True)
-            doubts = result.get("doubts")
-            if doubts:
-                write_json(doubts_path(self.out, item), {"uid": item, "doubts": doubts})
-            with self._lock:
-                self.summary.done += 1
-                self.summary.doubtful += bool(doubts)
-                self.summary.counts.update(result.get("counts", {}))
-                for stage, seconds in result.get("seconds", {}).items():
-                    self.summary.stages[stage] = self.summary.stages.get(stage, 0.0) + seconds
-                self._bar.update()
-            self.finished(item)
+            self._record_success(work.item, result)
 
-    def _start(self, worker: Worker) -> None:
+    def _start(self, worker: AnyWorker) -> bool:
         """The first worker starts alone: what is compiled or cached once is there for the others, and an error shows once."""
         with self._first_start:
             if not self._one_runs and not self._stop.is_set():
-                worker.start()
-                self._one_runs = True
+                self._one_runs = worker.start()
+                return self._one_runs
+        return not self._stop.is_set() and worker.start()
+
+    def _give_back(self, work: _Work, worker: AnyWorker, error: UserError) -> None:
+        """The item goes to another worker, unless it has cost too many."""
         if self._stop.is_set():
-            raise ItemError("interrupted", "the run is being stopped")
-        worker.start()
+            return
+        work.losses += 1
+        if work.losses >= MOST_LOSSES:
+            return self._record_failure(
+                work.item, ItemError("worker-lost", f"{work.losses} workers lost over it: {error}")
+            )
+        tqdm.write(f"{work.item}: goes to another worker, {worker.name} is lost: {error}", file=sys.stderr)
+        with self._lock:
+            self._returned.append(work)
+
+    def _give_up(self, worker: AnyWorker, error: WorkerError) -> None:
+        """The run goes on without this worker, as long as there is another that ever ran."""
+        worker.kill()
+        with self._lock:
+            self._given_up += 1
+            self.summary.workers_given_up += 1
+            others = self._given_up < len(self.workers) and self._one_runs
+        if not others:
+            return self._fail_run(error)
+        tqdm.write(f"{worker.name}: given up: {error}", file=sys.stderr)
+
+    def _record_success(self, item: str, result: dict[str, Any]) -> None:
+        if f"{item}.json" in self._failed_before:
+            failure_path(self.out, item).unlink(missing_ok=True)
+        doubts = result.get("doubts")
+        if doubts:
+            write_json(doubts_path(self.out, item), {"uid": item, "doubts": doubts})
+        with self._lock:
+            self.summary.done += 1
+            self.summary.doubtful += bool(doubts)
+            self.summary.counts.update(result.get("counts", {}))
+            for stage, seconds in result.get("seconds", {}).items():
+                self.summary.stages[stage] = self.summary.stages.get(stage, 0.0) + seconds
+            self._uploads_lost = 0
+            self._unfinished -= 1
+            self._bar.update()
+        self.finished(item)
 
     def _record_failure(self, item: str, error: ItemError) -> None:
         path = failure_path(self.out, item)
+        with self._lock:
+            self._uploads_lost = self._uploads_lost + 1 if error.reason == "upload" else 0
+            lost = self._uploads_lost
+        if lost >= MOST_UPLOADS_LOST:
+            raise UserError(
+                f"the last {lost} items could not be uploaded ({error}); mend that and run the same command again"
+            )
         record = {"uid": item, "reason": error.reason, "message": str(error)}
         write_json(path, record | ({"log": error.log_tail} if error.log_tail else {}))
         tqdm.write(f"{item}: {error.reason}: {error}; listed in {path}", file=sys.stderr)
         with self._lock:
             self.summary.failed[error.reason] += 1
+            self._unfinished -= 1
             self._bar.update()
+        self.finished(item)
 
     def _fail_run(self, error: BaseException) -> None:
         with self._lock:
             self._fatal = self._fatal or error
+            workers = list(self.workers)
         self._stop.set()
-        for worker in self.workers:
+        for worker in workers:
             worker.kill()
 
     def _record_items(self, todo: Sequence[str]) -> None:
         """items.txt: a line an item, the file it leaves, so that `turntable.status` can tell what is missing."""
         path = self.out / "items.txt"
-        known = path.read_text().splitlines() if path.exists() else []
-        lines = [str(self.output(item).relative_to(self.out)) for item in todo]
-        write_text(path, "".join(f"{line}\n" for line in dict.fromkeys(known + lines)))
+        known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = list(dict.fromkeys([*known, *map(self.output, todo)]))
+        if len(lines) > len(known):
+            write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 @contextlib.contextmanager

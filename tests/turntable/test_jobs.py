@@ -16,83 +16,12 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.turntable.servants import PATIENCE, SERVANT, Errand, failure, gone, job
 from turntable.errors import DiskFullError
 from turntable.files import temporary_path, write_bytes
-from turntable.jobs import ItemError, Limits, Worker, WorkerError
-from turntable.runs import Run, failure_path, remaining
+from turntable.jobs import Worker, WorkerError
+from turntable.runs import failure_path
 from turntable.status import read_status
-
-PATIENCE = 120
-"""Seconds before a process is taken to hang; a loaded machine may take a good part of them, an idle one takes one."""
-SERVANT = """
-import os, signal, sys, time
-from pathlib import Path
-from turntable.errors import UserError
-from turntable.files import write_text
-from turntable.jobs import ItemError, serve
-
-def handle(job, beat):
-    do, out = job["do"], Path(job["out"])
-    print("doing", do, flush=True)
-    beat(do)
-    if do == "sleep": time.sleep(60)
-    if do == "beat":
-        for _ in range(20): time.sleep(0.1); beat("still here")
-    if do == "abort": os.abort()
-    if do == "exit": os._exit(7)
-    if do == "killed": os.kill(os.getpid(), signal.SIGKILL)
-    if do == "once" and not out.with_suffix(".tried").exists():
-        out.with_suffix(".tried").touch(); os._exit(7)
-    if do == "empty": raise ItemError("empty", "nothing in it")
-    if do == "bug": raise KeyError("no such key")
-    if do == "memory": raise MemoryError
-    if do == "grow": bytearray(300 << 20); job["kept"] = bytearray(os.urandom(1) * (300 << 20)); time.sleep(60)
-    if do == "liar": return {}
-    if do == "child": os.posix_spawn("/bin/sleep", ["sleep", "1000"], os.environ); time.sleep(60)
-    if do == "half": out.with_name(f".{out.name}.tmp").write_text("half"); time.sleep(60)
-    if do == "slow": time.sleep(0.4)
-    write_text(out, do)
-    return {"pid": os.getpid()}
-
-def prepare():
-    if "broken" in sys.argv: raise UserError("no graphics here")
-    if "dead" in sys.argv: print("cannot load library"); sys.exit(3)
-    return {}
-
-serve(handle, prepare)
-"""
-
-
-@pytest.fixture
-def servant(tmp_path: Path) -> Callable[..., Worker]:
-    """Makes workers that do what a job says."""
-    script = tmp_path / "servant.py"
-    script.write_text(SERVANT)
-
-    def make(*arguments: str, **limits: float) -> Worker:
-        return Worker([sys.executable, str(script), *arguments], tmp_path / "worker.log", Limits(**limits))  # type: ignore[arg-type]
-
-    return make
-
-
-def job(tmp_path: Path, do: str) -> dict[str, Any]:
-    return {"do": do, "out": str(tmp_path / f"{do}.txt")}
-
-
-def failure(worker: Worker, tmp_path: Path, do: str) -> ItemError:
-    with pytest.raises(ItemError) as caught:
-        worker.do(job(tmp_path, do))
-    return caught.value
-
-
-def gone(pid: int, within_s: float = 60) -> bool:
-    """Whether the process has ended; a zombie that nobody has reaped yet has."""
-    end = time.monotonic() + within_s
-    while time.monotonic() < end:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_one_process_does_one_job_after_another(servant: Callable[..., Worker], tmp_path: Path) -> None:
@@ -121,7 +50,7 @@ def test_what_a_handler_raises_fails_the_item_and_not_the_worker(
 
 @pytest.mark.parametrize(
     ("do", "reason", "words"),
-    [("abort", "crash", "SIGABRT"), ("exit", "crash", "code 7"), ("killed", "out-of-memory", "killed from outside")],
+    [("abort", "crash", "SIGABRT"), ("exit", "crash", "code 7"), ("killed", "killed", "killed by somebody")],
 )
 def test_an_item_that_ends_two_workers_is_put_aside(
     servant: Callable[..., Worker], tmp_path: Path, do: str, reason: str, words: str
@@ -174,27 +103,6 @@ def test_a_worker_that_does_not_start_says_why(servant: Callable[..., Worker]) -
     with pytest.raises(WorkerError, match="exited with code 3") as caught:
         servant("dead").start()
     assert "cannot load library" in str(caught.value)
-
-
-class Errand:
-    """A run over items named `<number>-<what to do>`."""
-
-    def __init__(self, folder: Path, servant: Callable[..., Worker], workers: int = 2, **limits: float) -> None:
-        self.out = folder / "out"
-        self.workers = [servant(**limits) for _ in range(workers)]
-
-    def output(self, item: str) -> Path:
-        return self.out / f"{item}.txt"
-
-    def prepare(self, item: str) -> dict[str, Any]:
-        do = item.partition("-")[2]
-        if do == "lost":
-            raise ItemError("download", "did not arrive")
-        return {"do": do, "out": str(self.output(item))}
-
-    def __call__(self, items: list[str], retry: tuple[str, ...] = ()) -> Any:
-        todo, summary = remaining(self.out, items, self.output, retry)
-        return Run(self.out, self.prepare, self.output, self.workers)(todo, summary)
 
 
 def test_a_run_does_what_it_can_and_names_the_rest(servant: Callable[..., Worker], tmp_path: Path) -> None:
@@ -256,8 +164,8 @@ from turntable import config
 from turntable.jobs import Limits, Worker
 from turntable.runs import Run, remaining
 out, script, items = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
-output = lambda item: out / f"{item}.txt"
-prepare = lambda item: {"do": item.partition("-")[2], "out": str(output(item))}
+output = lambda item: f"{item}.txt"
+prepare = lambda item: {"do": item.partition("-")[2], "out": str(out / output(item))}
 def main():
     workers = [Worker([sys.executable, script], out / f"worker-{i}.log", Limits()) for i in range(2)]
     todo, summary = remaining(out, items, output)
