@@ -125,7 +125,9 @@ class FickleWorker:
 
 def run(tmp_path: Path, workers: list[FickleWorker], more: Callable[[], list[FickleWorker]] = list) -> Any:
     todo, summary = remaining(tmp_path, [f"{number}" for number in range(20)], lambda item: f"{item}.txt")
-    return Run(tmp_path, lambda item: {"item": item}, lambda item: f"{item}.txt", workers, more_workers=more)(todo, summary)
+    return Run(tmp_path, lambda item: {"item": item}, lambda item: f"{item}.txt", workers, more_workers=more)(
+        todo, summary
+    )
 
 
 @pytest.mark.timeout(PATIENCE)
