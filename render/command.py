@@ -20,6 +20,7 @@ from render.report import ReportConfig, write_report
 from render.settings import Settings, complete
 from turntable import config
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK
+from turntable.files import is_local, log_folder
 from turntable.jobs import ItemError, Limits, Worker
 from turntable.runs import Run, remaining
 
@@ -31,8 +32,8 @@ TRIAL_ASSETS, TRIAL_VIEWS = 5, 3
 class RenderConfig:
     """How to render, on what, into what. Catalogues add which assets."""
 
-    out: Path
-    """Folder of the captures."""
+    out: config.Location
+    """Folder of the captures; a URL that fsspec knows (s3://bucket/captures) will do, with the package that it needs."""
     gpus: int = 0
     """GPUs to render on, the first so many that Blender finds; 0 renders on the CPU."""
     workers_per_gpu: int = 0
@@ -86,7 +87,7 @@ def make_workers(options: RenderConfig, module: str = "render.worker") -> list[W
     return [
         Worker(
             [sys.executable, "-m", module, device, str(threads)],
-            options.out / "logs" / f"worker-{device}-{index}.log",
+            log_folder(options.out) / f"worker-{device}-{index}.log",
             limits,
         )
         for device in devices
@@ -134,6 +135,6 @@ def render(options: RenderConfig, catalogue: Catalogue, uids: Sequence[str]) -> 
     )
     summary = run(todo, summary, unit="asset")
     print(summary.text(options.out))
-    if (options.out / "items.txt").exists():
+    if is_local(options.out) and (options.out / "items.txt").exists():
         print(f"what to look at first: {write_report(ReportConfig(options.out))}")
     return EXIT_OK if summary.all_done else EXIT_ITEMS_FAILED

@@ -12,14 +12,25 @@ import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from turntable.errors import EXIT_DISK_FULL, EXIT_INTERRUPTED, EXIT_USAGE, DiskFullError, UserError
-from turntable.files import read_json, write_json
+from turntable.files import location, read_json, write_json
 
 Config = TypeVar("Config")
+Location = Annotated[
+    Path,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH|URL",
+        instance_from_str=lambda words: location(words[0]),
+        is_instance=lambda value: hasattr(value, "joinpath"),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
+"""A folder of this machine or a URL that fsspec knows, as `turntable.files.location` gives it."""
 
 
 def parse(config_type: type[Config], description: str, args: list[str] | None = None) -> Config:
@@ -62,7 +73,7 @@ def _restored_value(wanted: Any, value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_restored_value(None, part) for part in value)
     if isinstance(value, str) and Path in (wanted, *typing.get_args(wanted)):
-        return Path(value)
+        return location(value)
     return value
 
 

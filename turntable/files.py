@@ -22,7 +22,7 @@ from turntable.errors import DiskFullError, UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _URL = re.compile(r"[a-z][a-z0-9+.-]*(://|::)")
-_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "r2", "memory"}
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "r2"}
 """Stores that show an object once it is there as a whole, and have no folders to make."""
 _UPLOAD_WAITS = (1.0, 5.0)
 """Seconds between one try to upload a file and the next."""
@@ -51,6 +51,14 @@ def location(text: str) -> Path:
 def is_local(path: Path) -> bool:
     """Whether `path` is a path of this machine, not a URL."""
     return isinstance(path, Path)
+
+
+def log_folder(out: Path) -> Path:
+    """Where the logs of a run into `out` are: in it, or for a URL, since programs print into files of this machine, in a
+    temporary folder."""
+    if is_local(out):
+        return out / "logs"
+    return Path(tempfile.gettempdir()) / "turntable-logs" / re.sub(r"\W+", "-", str(out))
 
 
 def upload(source: Path, target: Path) -> None:

@@ -81,7 +81,8 @@ def test_bad_assets_are_named_and_the_rest_is_rendered(tmp_path: Path) -> None:
     status = subprocess.run(
         [sys.executable, "-m", "turntable.status", out], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert status.stdout.strip() == "2 done, 4 failed (2 bad-asset, 1 empty, 1 not-found), 0 missing"
+    assert status.stdout.splitlines()[0] == "2 done, 4 failed (2 bad-asset, 1 empty, 1 not-found), 0 missing"
+    assert "bad-asset: 2, such as half: " in status.stdout
 
 
 def test_bytes_do_not_depend_on_worker_order_or_threads(tmp_path: Path) -> None:
