@@ -1,0 +1,175 @@
+"""One importer a format, into the current scene. What they may read is checked before (`check`) and after (`render.textures`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from render import blendfile, formats, gltf, references, usd
+from render.formats import bad
+from turntable.errors import UserError
+from turntable.jobs import ItemError
+
+
+def check(path: Path, max_bytes: float) -> dict[str, int]:
+    """Refuses (`ItemError` `bad-asset`) what must not reach Blender -> what the file says of itself without it."""
+    formats.check(path, max_bytes)
+    suffix = path.suffix.lower()
+    if suffix in (".glb", ".gltf"):
+        return gltf.inspect(path)
+    if suffix in _CHECKS:
+        _CHECKS[suffix](path)
+    return {}
+
+
+def load(path: Path) -> None:
+    """Imports into the current scene. What Blender cannot import is an `ItemError` `import-error`."""
+    try:
+        IMPORTERS[path.suffix.lower()](path)
+    except ItemError:
+        raise
+    except (RuntimeError, OSError) as error:
+        raise ItemError("import-error", f"{path}: Blender cannot import it: {_last_line(error)}") from error
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def _check_obj(path: Path) -> None:
+    """Material libraries are text that the importer opens by itself; they lie beside the file."""
+    with path.open("rb") as handle:
+        lines = [line for line in handle if line.startswith(b"mtllib")]
+    for line in lines:
+        name = line[6:].decode("utf-8", "replace").strip()
+        try:
+            references.beside(path, name)
+        except UserError as error:
+            raise bad(path, f"takes its materials from a file outside its folder: {error}") from error
+
+
+_ELSEWHERE = re.compile(rb"""<(?:instance_\w+|skin|input|accessor)\s[^>]*\b(?:url|source)\s*=\s*["']([^#"'][^"']*)""")
+"""In COLLADA, a part's place: `#name` in the same document, else an address."""
+
+
+def _check_dae(path: Path) -> None:
+    """No document type (entities may be files, or grow without end), and no part that lies in another document."""
+    with path.open("rb") as handle:
+        for line in handle:
+            if b"<!DOCTYPE" in line or b"<!ENTITY" in line:
+                raise bad(path, "has a document type definition, through which XML can read other files; refused")
+            other = _ELSEWHERE.search(line)
+            if other:
+                name = other[1][:80].decode("utf-8", "replace")
+                raise bad(path, f"takes a part from another document ({name!r}); only whole files are read")
+
+
+_CHECKS: dict[str, Callable[[Path], Any]] = {
+    ".obj": _check_obj,
+    ".dae": _check_dae,
+    ".blend": blendfile.inspect,
+    **dict.fromkeys((".usd", ".usda", ".usdc", ".usdz"), usd.inspect),
+}
+"""Suffix -> what is looked at before import, beside `render.formats` and `render.gltf`."""
+
+
+def _import_gltf(path: Path) -> None:
+    # A bone's display shape is an icosphere of the importer's own, which would dominate the box.
+    bpy.ops.import_scene.gltf(filepath=str(path), disable_bone_shape=True, import_webp_texture=True)
+
+
+def _import_obj(path: Path) -> None:
+    bpy.ops.wm.obj_import(filepath=str(path))
+
+
+def _import_fbx(path: Path) -> None:
+    # Blender 4.5's own reader is quicker, and reads text files too; time 0 is frame 0.
+    if hasattr(bpy.types, "WM_OT_fbx_import"):
+        bpy.ops.wm.fbx_import(filepath=str(path), anim_offset=0.0)
+    else:
+        bpy.ops.import_scene.fbx(filepath=str(path), anim_offset=0.0, use_image_search=False)
+
+
+def _import_stl(path: Path) -> None:
+    bpy.ops.wm.stl_import(filepath=str(path))
+
+
+def _import_ply(path: Path) -> None:
+    """Its colours, where it has some, are a colour attribute that needs a material to be seen."""
+    bpy.ops.wm.ply_import(filepath=str(path))
+    for mesh in bpy.data.meshes:
+        if mesh.color_attributes and not mesh.materials:
+            mesh.materials.append(_vertex_colours(mesh.color_attributes[0].name))
+
+
+def _vertex_colours(attribute: str) -> bpy.types.Material:
+    material = bpy.data.materials.new("vertex colours")
+    material.use_nodes = True
+    tree = material.node_tree
+    colour = tree.nodes.new("ShaderNodeVertexColor")
+    colour.layer_name = attribute
+    surface = next(node for node in tree.nodes if node.type == "BSDF_PRINCIPLED")
+    tree.links.new(colour.outputs["Color"], surface.inputs["Base Color"])
+    return material
+
+
+def _import_usd(path: Path) -> None:
+    bpy.ops.wm.usd_import(filepath=str(path), import_volumes=False, create_world_material=False, import_subdiv=True)
+
+
+def _import_dae(path: Path) -> None:
+    if not hasattr(bpy.types, "WM_OT_collada_import"):
+        version = bpy.app.version_string
+        raise ItemError("import-error", f"{path}: Blender {version} reads no Collada files; Blender 4.5 does")
+    bpy.ops.wm.collada_import(filepath=str(path))
+
+
+def _import_abc(path: Path) -> None:
+    bpy.ops.wm.alembic_import(filepath=str(path), as_background_job=False)
+
+
+def _import_blend(path: Path) -> None:
+    """Its open scene's objects, brought over into ours: no script, handler, render setting or compositor of the file comes along."""
+    wanted = blendfile.inspect(path).scene
+    with bpy.data.libraries.load(str(path), link=False) as (available, chosen):
+        names = [name for name in available.scenes if name == wanted] or available.scenes[:1]
+        chosen.scenes = names
+    if not names:
+        raise ItemError("empty", f"{path}: it holds no scene")
+    _take_over(chosen.scenes[0])
+
+
+def _take_over(loaded: bpy.types.Scene) -> None:
+    ours = bpy.context.scene
+    excluded = {layer.collection.name for layer in _layers(loaded.view_layers[0].layer_collection) if layer.exclude}
+    for obj in loaded.collection.objects:
+        ours.collection.objects.link(obj)
+    for collection in loaded.collection.children:
+        ours.collection.children.link(collection)
+    bpy.data.scenes.remove(loaded)
+    for layer in _layers(bpy.context.view_layer.layer_collection):
+        layer.exclude = layer.exclude or layer.collection.name in excluded
+
+
+def _layers(layer: Any) -> list[Any]:
+    """A layer collection and all below it, parents first."""
+    return [layer] + [below for child in layer.children for below in _layers(child)]
+
+
+IMPORTERS: dict[str, Callable[[Path], None]] = {
+    ".glb": _import_gltf,
+    ".gltf": _import_gltf,
+    ".obj": _import_obj,
+    ".fbx": _import_fbx,
+    ".stl": _import_stl,
+    ".ply": _import_ply,
+    **dict.fromkeys((".usd", ".usda", ".usdc", ".usdz"), _import_usd),
+    ".dae": _import_dae,
+    ".abc": _import_abc,
+    ".blend": _import_blend,
+}
+"""Suffix -> importer into the current scene; the same suffixes as `render.formats.SUFFIXES`."""
