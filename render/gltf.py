@@ -1,4 +1,4 @@
-"""What a .glb or .gltf file says of itself, checked before Blender sees it: whole, of sensible size, finite, alone or with its folder."""
+"""What a .glb or .gltf file says of itself, checked before Blender sees it: whole, of sensible size, finite, its files beside it."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _import_obj(path: Path) -> None:
 
 def _import_fbx(path: Path) -> None:
     # Blender 4.5's own reader is quicker, and reads text files too; time 0 is frame 0.
-    if hasattr(bpy.types, "WM_OT_fbx_import"):
+    if "fbx_import" in dir(bpy.ops.wm):
         bpy.ops.wm.fbx_import(filepath=str(path), anim_offset=0.0)
     else:
         bpy.ops.import_scene.fbx(filepath=str(path), anim_offset=0.0, use_image_search=False)
@@ -122,7 +122,7 @@ def _import_usd(path: Path) -> None:
 
 
 def _import_dae(path: Path) -> None:
-    if not hasattr(bpy.types, "WM_OT_collada_import"):
+    if "collada_import" not in dir(bpy.ops.wm):
         version = bpy.app.version_string
         raise ItemError("import-error", f"{path}: Blender {version} reads no Collada files; Blender 4.5 does")
     bpy.ops.wm.collada_import(filepath=str(path))

@@ -32,6 +32,8 @@ class Settings:
     """Light paths a pixel before denoising; 0 = the preset's."""
     denoise: bool = True
     """Whether Cycles' colour pictures are denoised as the preset says."""
+    frame: int = 0
+    """Frame at which animated assets are shown; 0 is time 0 of their animations, 24 a second unless the file says otherwise."""
     seed: int = 0
     """Of lights (with the uid) and cameras (with the uid and the view)."""
     rig: Rig = field(default_factory=Rig)
@@ -51,6 +53,8 @@ class Settings:
             raise ValueError(f"resolution must lie in [16, 4096], got {self.resolution}")
         if self.samples < 0:
             raise ValueError(f"samples must be at least 1, or 0 for the preset's, got {self.samples}")
+        if not -(2**20) < self.frame < 2**20:
+            raise ValueError(f"frame must lie within Blender's ±1048574, got {self.frame}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in [0, 2³²), got {self.seed}")
 

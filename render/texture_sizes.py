@@ -70,7 +70,7 @@ def _dds(head: bytes, _: BinaryIO) -> Size:
 def _jpeg(_: bytes, stream: BinaryIO) -> Size | None:
     """Walks from marker to marker up to the frame's header; thumbnails lie inside other segments and are passed over."""
     position = 2
-    for _ in range(10_000):
+    for _segment in range(10_000):
         stream.seek(position)
         marker, kind, length = struct.unpack(">BBH", stream.read(4))
         if marker != 0xFF:
@@ -79,7 +79,7 @@ def _jpeg(_: bytes, stream: BinaryIO) -> Size | None:
             position += 1
             continue
         if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            _, height, width = struct.unpack(">BHH", stream.read(5))
+            height, width = struct.unpack(">xHH", stream.read(5))
             return width, height
         position += 2 + length
     return None

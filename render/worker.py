@@ -42,20 +42,23 @@ class Job:
     """What the catalogue knows: source, class, licence, attribution. JSON values."""
     strict: bool = False
     """Whether an asset about which anything is doubtful fails."""
+    max_asset_bytes: float = scene.MAX_ASSET_BYTES
+    """Largest file that is read."""
 
 
 def read_job(values: dict[str, Any]) -> Job:
     """A job's JSON values."""
     settings = restored(Settings, values["settings"])
     asset, out = Path(values["asset"]), Path(values["out"])
-    return Job(values["uid"], asset, out, settings, values["record"], values.get("strict", False))
+    largest = values.get("max_asset_bytes", scene.MAX_ASSET_BYTES)
+    return Job(values["uid"], asset, out, settings, values["record"], values.get("strict", False), largest)
 
 
 def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], None]) -> dict[str, Any]:
     """Renders one asset on a GPU, or on the CPU (None), and writes its capture -> seconds by stage, views, what is doubtful."""
     stages, settings = Stages(), job.settings
     with stages.stage("load"):
-        normalisation, vertices, faces, asset = scene.load(job.asset)
+        normalisation, vertices, faces, asset = scene.load(job.asset, settings.frame, job.max_asset_bytes)
     device = devices.choose(gpu)  # a fresh scene comes with fresh preferences, in which no GPU is chosen
     lighting = lights.draw(settings.lighting, settings.seed, job.uid)
     drawn = rigs.draw(settings.rig, settings.view_count, settings.seed, job.uid)
