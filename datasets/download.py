@@ -7,22 +7,25 @@ it is complete. Processes that want the same file wait for each other at a lock 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 import shutil
 import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote
+from urllib.parse import quote, urljoin, urlsplit
 
+from turntable import files
 from turntable.errors import UserError
 from turntable.files import atomic_path, disk_errors
 
 CHUNK_BYTES = 1 << 18
 PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 """HTTP answers that another try may change."""
+GONE_STATUS = {404, 410, 451}
+"""HTTP answers after which there is nothing to be had; 451 is for what a court or an owner had taken away."""
 FIRST_BYTES = {".glb": b"glTF", ".gz": b"\x1f\x8b"}
 """Suffix -> what such a file begins with. A proxy's log-in page is answered with HTTP 200 too, and must not settle in a cache."""
 SHA256_HEADERS = ("X-Linked-ETag", "ETag")
@@ -38,6 +41,15 @@ class DownloadError(UserError):
         """The mirror answered that it has no such file: trying again is of no use."""
 
 
+class HashMismatch(DownloadError):
+    """A whole file arrived that is not the one that was asked for; it is not kept."""
+
+    def __init__(self, message: str, start: bytes) -> None:
+        super().__init__(message)
+        self.start = start
+        """Its first kilobyte."""
+
+
 @dataclass(frozen=True)
 class Policy:
     """How patient and how trusting a download is."""
@@ -46,12 +58,14 @@ class Policy:
     """Tries in a row that bring no further byte before it is given up."""
     backoff_s: float = 1.0
     """Seconds before the second try, doubled for each further one."""
-    longest_wait_s: float = 60.0
+    longest_wait_s: float = 900.0
     """Seconds: no wait is longer, whatever the server asks for by Retry-After."""
     timeout_s: float = 30.0
     """Seconds without an answer or a further byte until a try counts as failed."""
     max_bytes: int = 4 << 30
     """A larger file is refused."""
+    redirects: int = 5
+    """Redirects that are followed in a row, all of them to http(s), none from https to http."""
 
 
 class _Passing(Exception):
@@ -65,34 +79,47 @@ class _Passing(Exception):
         """ETag of the partial download, "" when unknown."""
 
 
-def obtain(mirror: str, relative: str, target: Path, policy: Policy = Policy()) -> Path:
-    """Brings `mirror/relative` to `target`, which is whole when it exists. Raises `DownloadError`."""
+def obtain(mirror: str, relative: str, target: Path, policy: Policy = Policy(), sha256: str | None = None) -> Path:
+    """Brings `mirror/relative` to `target`, which is whole when it exists. Raises `DownloadError`.
+
+    `sha256` is the content's, in hexadecimal digits, where it is known; other content is a `HashMismatch`.
+    """
     if "://" not in mirror:
-        return _copy(Path(mirror).expanduser() / relative, target, policy)
+        return _copy(Path(mirror).expanduser() / relative, target, policy, sha256)
     if not mirror.startswith(("http://", "https://")):
         raise DownloadError(f"mirror {mirror}: neither a directory nor an http(s) URL")
-    url = f"{mirror.rstrip('/')}/{quote(relative)}"
+    url = f"{mirror.rstrip('/')}/{quote(relative, safe='/:')}"
     part = target.with_name(f"{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(target), part.open("ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if target.exists():  # Whoever held the lock before us has finished it; `handle` is that very file.
             return target
+        resumed = handle.tell() > 0
         _fetch_whole(url, handle, policy)
-        _check_kind(url, handle, FIRST_BYTES.get(target.suffix, b""))
+        if sha256 is None:
+            _check_kind(url, handle, FIRST_BYTES.get(target.suffix, b""))
+        elif resumed and _sha256(handle) != sha256:  # The start that was left may have been of another file.
+            _drop(handle)
+            _fetch_whole(url, handle, policy)
+        if sha256 is not None:
+            _check_sha256(url, handle, sha256)
         handle.flush()
         os.fsync(handle.fileno())
         part.replace(target)
     return target
 
 
-def _copy(source: Path, target: Path, policy: Policy) -> Path:
+def _copy(source: Path, target: Path, policy: Policy, sha256: str | None) -> Path:
     if not source.is_file():
         raise DownloadError(f"{source}: no such file in the mirror", missing=True)
     if source.stat().st_size > policy.max_bytes:
         raise DownloadError(f"{source}: {source.stat().st_size} bytes, more than {policy.max_bytes}; refused")
     with atomic_path(target) as temporary:
         shutil.copyfile(source, temporary)
+        if sha256 is not None:
+            with temporary.open("ab") as handle:
+                _check_sha256(str(source), handle, sha256)
     return target
 
 
@@ -102,6 +129,8 @@ def _fetch_whole(url: str, handle: IO[bytes], policy: Policy) -> None:
 
     furthest, failures, version = handle.tell(), 0, ""
     with requests.Session() as session:
+        session.max_redirects = policy.redirects
+        session.hooks["response"].append(_check_redirect)
         while True:
             try:
                 return _continue(session, url, handle, policy, version)
@@ -149,13 +178,12 @@ def _check_answer(url: str, response: Any, handle: IO[bytes], policy: Policy) ->
     """Judges the status line, drops what is held where the answer does not continue it; the whole file's size if stated."""
     status, have = response.status_code, handle.tell()
     if status in PASSING_STATUS:
-        asked = response.headers.get("Retry-After", "")
-        raise _Passing(f"HTTP {status} {response.reason}", float(asked) if asked.isdigit() else 0.0)
+        raise _Passing(f"HTTP {status} {response.reason}", seconds_asked(response.headers.get("Retry-After", "")))
     if status == 416:  # What we hold is as long as the file, or longer: it cannot be told from another file's start.
         _drop(handle)
         raise _Passing("the partial download is no start of this file; it begins anew")
     if status not in (200, 206):
-        raise DownloadError(f"{url}: HTTP {status} {response.reason}", missing=status in (404, 410))
+        raise DownloadError(f"{url}: HTTP {status} {response.reason}", missing=status in GONE_STATUS)
     continued = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
     if status == 206 and (not continued or int(continued[1]) != have):
         raise DownloadError(f"{url}: asked for bytes from {have}, got {response.headers.get('Content-Range')!r}")
@@ -178,8 +206,7 @@ def _check_content(response: Any, handle: IO[bytes], total: int | None) -> None:
     stated = _stated_sha256(response)
     if not stated:
         return
-    with Path(handle.name).open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
+    found = _sha256(handle)
     if found != stated:
         _drop(handle)
         raise _Passing(f"its SHA-256 is {found}, the server states {stated}")
@@ -191,6 +218,44 @@ def _check_kind(url: str, handle: IO[bytes], expected: bytes) -> None:
     if not found.startswith(expected):
         _drop(handle)
         raise DownloadError(f"{url}: what came is of another kind, it begins with {found!r}; open it in a browser")
+
+
+def _check_sha256(where: str, handle: IO[bytes], expected: str) -> None:
+    found = _sha256(handle)
+    if found != expected:
+        with Path(handle.name).open("rb") as content:
+            start = content.read(1024)
+        _drop(handle)
+        raise HashMismatch(f"{where}: its SHA-256 is {found}, {expected} was expected; not kept", start)
+
+
+def _sha256(handle: IO[bytes]) -> str:
+    handle.flush()
+    return files.sha256(Path(handle.name))
+
+
+def _check_redirect(response: Any, **_: Any) -> None:
+    """A hook that sees each answer before it is followed."""
+    if response.is_redirect:
+        target = urljoin(response.url, response.headers["Location"])
+        if not may_follow(response.url, target):
+            raise DownloadError(f"{response.url}: redirected to {target[:200]!r}; refused")
+
+
+def may_follow(url: str, target: str) -> bool:
+    """Whether a redirect from one URL to another is followed: to http(s) only, and never out of https."""
+    schemes = urlsplit(url).scheme.lower(), urlsplit(target).scheme.lower()
+    return schemes[1] == "https" or schemes == ("http", "http")
+
+
+def seconds_asked(retry_after: str) -> float:
+    """The wait that a Retry-After header asks for: seconds or an HTTP date (RFC 9110, 10.2.3); 0 for anything else."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after)
+    try:
+        return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
 
 
 def _drop(handle: IO[bytes]) -> None:

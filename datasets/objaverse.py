@@ -29,9 +29,10 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from datasets.catalogue import UNKNOWN_LICENCE, Asset, CatalogueError
-from datasets.download import DownloadError, Policy, obtain
+from datasets.download import DownloadError, HashMismatch, Policy, obtain
 from datasets.selection import EVERYTHING, Account, Check, Facts, Filters, checks, facts_of
 from datasets.spool import Spool
+from turntable import files
 from turntable.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -128,12 +129,18 @@ class Objaverse:
             raise CatalogueError(f"{uid}: not in metadata/{folder}.json.gz of {self.cache}", "not-found")
         return Asset(uid=uid, lvis_class=self._class_of().get(uid), **stated._asdict())
 
-    def fetch(self, uid: str) -> Path:
-        """The object's .glb, downloaded if the cache lacks it. A file that exists is returned as it is."""
+    def fetch(self, uid: str, sha256: str | None = None) -> Path:
+        """The object's .glb, downloaded if the cache lacks it. A file that exists is returned as it is.
+
+        `sha256` is its content's, where the caller knows it; another content is refused, and not kept if it was downloaded.
+        """
         self._folder(uid)
         relative = self._paths()[uid]
         path = self.cache / relative
-        return self._obtain(relative, path if path.exists() or not self._spool else self._spool.place(path.name))
+        if sha256 and path.exists() and files.sha256(path) != sha256:
+            raise CatalogueError(f"{path}: its SHA-256 is not {sha256}; delete it to have it again", "hash-mismatch")
+        place = path if path.exists() or not self._spool else self._spool.place(path.name)
+        return self._obtain(relative, place, sha256)
 
     def release(self, uid: str) -> None:
         """Deletes what `fetch` downloaded, where the catalogue was told to keep nothing; never what the cache had."""
@@ -192,12 +199,14 @@ class Objaverse:
                 f"{path}: not a gzipped JSON table ({error!r}); delete it to have it downloaded again", "download"
             ) from error
 
-    def _obtain(self, relative: str, path: Path) -> Path:
+    def _obtain(self, relative: str, path: Path, sha256: str | None = None) -> Path:
         """`path`, downloaded if it is not there."""
         if path.exists():
             return path
         try:
-            return obtain(self.mirror, relative, path, self._policy)
+            return obtain(self.mirror, relative, path, self._policy, sha256)
+        except HashMismatch as error:
+            raise CatalogueError(str(error), "hash-mismatch") from error
         except DownloadError as error:
             raise CatalogueError(
                 f"{relative}: not in the cache {self.cache} and not to be had from its mirror ({error}). Name a cache that "
