@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import unquote
 
+from tqdm import tqdm
+
 from datasets.catalogue import UNKNOWN_LICENCE
 from datasets.selection import Account
 from turntable.errors import UserError
@@ -77,7 +79,9 @@ def location(entry: Entry) -> Location | None:
         found = Location(match[1], unquote(match[2]))
     else:
         return None
-    return found if all(part not in ("", ".", "..") for part in found.path.split("/")) else None
+    # A mirror may be a folder, out of which no path may lead; control characters are in no honest name.
+    honest = found.path.isprintable() and all(part not in ("", ".", "..") for part in found.path.split("/"))
+    return found if honest else None
 
 
 def large_file_location(entry: Entry) -> Location:
@@ -138,8 +142,11 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                     f"{path}: no column {', '.join(sorted(missing))} among {table.schema_arrow.names}; give an annotations "
                     "table of Objaverse-XL"
                 )
-            for batch in table.iter_batches(BATCH_ROWS, columns=list(COLUMNS)):
-                yield from batch.to_pylist()
+            rows = table.metadata.num_rows
+            with tqdm(desc=path.name, total=rows, unit="row", unit_scale=True, disable=rows < 10 * BATCH_ROWS) as bar:
+                for batch in table.iter_batches(BATCH_ROWS, columns=list(COLUMNS)):
+                    yield from batch.to_pylist()
+                    bar.update(len(batch))
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: not a parquet table ({error}); give an annotations table of Objaverse-XL") from error
 

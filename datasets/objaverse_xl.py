@@ -54,10 +54,8 @@ class ObjaverseXL:
         self._entries = entries
         self._policy = policy or Policy()
         self._spool = spool
-        first = PUBLIC_MIRROR.removeprefix("https://") if mirror else PUBLIC_MIRROR
-        self._sketchfab = Objaverse(
-            self.cache / "hf-objaverse-v1", f"{mirror.rstrip('/')}/{first}" if mirror else first, policy, spool
-        )
+        objaverse = f"{mirror.rstrip('/')}/{PUBLIC_MIRROR.removeprefix('https://')}" if mirror else None
+        self._sketchfab = Objaverse(self.cache / "hf-objaverse-v1", objaverse, policy, spool)
 
     def asset(self, uid: str) -> Asset:
         """What the annotations say of it, and for files of Sketchfab what Objaverse's own record says."""
@@ -88,7 +86,9 @@ class ObjaverseXL:
         except HashMismatch as error:
             raise CatalogueError(f"{entry.identifier}: {error}", "hash-mismatch") from error
         except DownloadError as error:
-            raise CatalogueError(f"{entry.identifier}: {error}", "not-found" if error.missing else "download") from error
+            raise CatalogueError(
+                f"{entry.identifier}: {error}", "not-found" if error.missing else "download"
+            ) from error
 
     def release(self, uid: str) -> None:
         """Deletes what `fetch` downloaded, where the catalogue was told to keep nothing; never what the cache had."""
@@ -102,7 +102,9 @@ class ObjaverseXL:
 
     def _entry(self, uid: str) -> Entry:
         if uid not in self._entries:
-            raise CatalogueError(f"{uid}: not among the {len(self._entries)} files chosen from the annotations", "not-found")
+            raise CatalogueError(
+                f"{uid}: not among the {len(self._entries)} files chosen from the annotations", "not-found"
+            )
         return self._entries[uid]
 
     def _obtain(self, uid: str, entry: Entry, place: Location, target: Path) -> Path:

@@ -113,7 +113,9 @@ class Account:
             silent = f", {self.silent[option]} of them because their record does not say" if self.silent[option] else ""
             parts.append(f"{option} left out {count}{silent}")
         if self.licences and not left:
-            parts.append("their licences are " + ", ".join(f"{name} ({n})" for name, n in self.licences.most_common()))
+            parts.append(
+                "their licences are " + ", ".join(f"{name} ({n})" for name, n in self.licences.most_common(12))
+            )
         return f"{len(left)} of {total} assets chosen" + "".join(f"; {part}" for part in parts)
 
 

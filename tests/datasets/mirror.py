@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 Answer = Callable[[BaseHTTPRequestHandler, bytes, int], None]
 
@@ -26,7 +27,7 @@ class Mirror:
             def do_GET(self) -> None:
                 asked = self.headers.get("Range")
                 mirror.requests.append((self.path, asked))
-                path = folder / self.path.lstrip("/")
+                path = folder / unquote(self.path).lstrip("/")
                 if not path.is_file():
                     return refuse(404)(self, b"", 0)
                 start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
