@@ -28,8 +28,8 @@ from datasets.pictures import (
     encode_png,
     encode_position,
 )
-from render import devices, surfaces
-from render.lights import AreaLight, Lights
+from render import devices, lamps, surfaces
+from render.lights import Lights
 from render.quality import Quality
 from render.rigs import Camera
 from render.settings import Settings
@@ -74,9 +74,7 @@ class Studio:
         self._scratch = tempfile.TemporaryFile(dir=_memory_folder())  # noqa: SIM115 - closed with the studio
         self.path = Path(f"/dev/fd/{self._scratch.fileno()}")
         self._camera = _add_camera()
-        _light_scene(lights)
-        self._world = self.scene.world
-        self._lamps = [obj for obj in self.scene.objects if obj.type == "LIGHT" and not obj.hide_render]
+        self.light(lights)
         _set_up(self.scene, settings.resolution, device)
         self.scene.render.threads_mode = "FIXED" if threads else "AUTO"
         self.scene.render.threads = threads or 1
@@ -88,12 +86,19 @@ class Studio:
     def __exit__(self, *_: object) -> None:
         self._scratch.close()
 
+    def light(self, lights: Lights) -> None:
+        """Lights the colour pictures that follow by `lights` alone."""
+        self.light_record = lamps.install(lights, self.path)
+        """What the capture says of these lights. JSON values."""
+        self._world = self.scene.world
+        self._lamps = [obj for obj in self.scene.objects if obj.type == "LIGHT" and not obj.hide_render]
+
     def colour(self, camera: Camera, noise_seed: int, quality: Quality | None = None) -> np.ndarray:
         """(H, W, 4) uint8, straight alpha, sRGB; of the settings' quality unless another is given."""
         image = self.scene.render.image_settings
         _use_quality(self.scene, quality or self.settings.colour_quality, self.settings.engine)
         self.scene.cycles.seed = noise_seed
-        self._light(True)
+        self._show_lights(True)
         image.file_format, image.color_mode, image.color_depth, image.compression = "PNG", "RGBA", "8", 0
         self._render(camera)
         return decode_png(self.path.read_bytes())
@@ -128,11 +133,11 @@ class Studio:
         cycles.samples, cycles.seed, cycles.use_denoising, cycles.use_adaptive_sampling = 1, 0, False, False
         cycles.pixel_filter_type, cycles.filter_width = "BOX", 0.01
         cycles.max_bounces, cycles.transparent_max_bounces = 0, _LEAVES
-        self._light(False)
+        self._show_lights(False)
         image.file_format, image.color_mode, image.color_depth = "OPEN_EXR_MULTILAYER", "RGBA", "32"
         image.exr_codec = "NONE"
 
-    def _light(self, on: bool) -> None:
+    def _show_lights(self, on: bool) -> None:
         """Light takes half of the geometry render's time, for a picture that nobody looks at."""
         for lamp in self._lamps:
             lamp.hide_render = not on
@@ -176,27 +181,6 @@ def _aim(blender_camera: bpy.types.Object, camera: Camera) -> None:
     # A shift moves the window over the world, so the principal point goes the other way; both are in sensor widths.
     data.shift_x, data.shift_y = 0.5 - cx, (cy - 0.5) * fx / fy
     blender_camera.matrix_world = Matrix(cameras.homogeneous(camera.world_from_camera).tolist())
-
-
-def _light_scene(lights: Lights) -> None:
-    world = bpy.data.worlds.new("world")
-    bpy.context.scene.world = world
-    world.use_nodes = True
-    background = next(node for node in world.node_tree.nodes if node.type == "BACKGROUND")
-    background.inputs["Color"].default_value = (1, 1, 1, 1)
-    background.inputs["Strength"].default_value = lights.world
-    for light in lights.areas:
-        _add_area(light)
-
-
-def _add_area(light: AreaLight) -> None:
-    data = bpy.data.lights.new("area", "AREA")
-    data.shape, data.size, data.energy, data.color = "SQUARE", light.size, light.power, light.colour
-    lamp = bpy.data.objects.new("area", data)
-    # An area light shines along its -z, as a camera looks.
-    lamp.matrix_world = Matrix(cameras.homogeneous(cameras.look_at(np.array(light.position))).tolist())
-    lamp.visible_camera = False
-    bpy.context.scene.collection.objects.link(lamp)
 
 
 def _set_up(scene: bpy.types.Scene, resolution: int, device: str) -> None:

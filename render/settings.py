@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from datasets.pictures import PASS_CHANNELS
+from render import lights
 from render.checks import Thresholds
 from render.lights import Lighting
 from render.quality import PRESETS, Denoise, Preset, Quality
@@ -84,4 +85,5 @@ class Settings:
 def complete(settings: Settings) -> Settings:
     """`settings` with every value stated and every file that they name read: what workers get and captures record."""
     rig = settled(settings.rig)
-    return replace(settings, rig=rig, views=count(rig, settings.views))
+    lighting = lights.settled(settings.lighting)
+    return replace(settings, rig=rig, lighting=lighting, views=count(rig, settings.views))

@@ -60,11 +60,11 @@ def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], 
     with stages.stage("load"):
         normalisation, vertices, faces, asset = scene.load(job.asset, settings.frame, job.max_asset_bytes)
     device = devices.choose(gpu)  # a fresh scene comes with fresh preferences, in which no GPU is chosen
-    lighting = lights.draw(settings.lighting, settings.seed, job.uid)
     drawn = rigs.draw(settings.rig, settings.view_count, settings.seed, job.uid)
     fitted = fitting.fitted(settings.rig, drawn, vertices, settings.resolution)
     depth_scale = rigs.depth_scale([camera for camera, _ in fitted])
-    with Studio(settings, lighting, device, threads) as studio:
+    with Studio(settings, lights.draw(settings.lighting, settings.seed, job.uid), device, threads) as studio:
+        lighting = studio.light_record
         views, pictures = _views(job, studio, fitted, depth_scale, stages, beat)
     doubts = _judge(job, views, asset)
     with stages.stage("encode"):
@@ -75,7 +75,7 @@ def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], 
     record = {
         **job.record,
         "seed": settings.seed,
-        "lights": lighting.record(),
+        "lights": {"per_view": True} if settings.lighting.light_per_view else lighting,
         "normalisation": normalisation.record(),
         "asset": asset,
         "doubts": doubts,
@@ -100,14 +100,19 @@ def _views(
 ) -> tuple[list[captures.View], list[np.ndarray]]:
     """Every view, encoded, and its colour picture (H, W, 4) uint8. All colour first: changing passes costs a scene update."""
     settings = job.settings
-    pictures = []
+    pictures, lit = [], []
     for index, (camera, _) in enumerate(fitted):
         beat(f"view {index + 1} of {len(fitted)}")
+        if settings.lighting.light_per_view:
+            studio.light(lights.draw(settings.lighting, settings.seed, job.uid, index))
+            lit.append({"lights": studio.light_record})
+        else:
+            lit.append({})
         noise = int(rigs.stream(settings.seed, job.uid, f"noise {index}").integers(2**31))
         with stages.render("colour"):
             pictures.append(studio.colour(camera, noise))
     views = []
-    for index, ((camera, factor), rgba) in enumerate(zip(fitted, pictures, strict=True)):
+    for index, ((camera, factor), rgba, light) in enumerate(zip(fitted, pictures, lit, strict=True)):
         beat(f"passes of view {index + 1} of {len(fitted)}")
         seen = None
         if settings.needs_geometry:
@@ -116,7 +121,7 @@ def _views(
         with stages.stage("encode"):
             images = encode_view(settings.passes, rgba, seen, camera, depth_scale)
             depth = None if seen is None else seen.depth
-            found = checks.check_view(rgba, depth, settings.thresholds) | {"fit_factor": factor}
+            found = checks.check_view(rgba, depth, settings.thresholds) | {"fit_factor": factor, **light}
         views.append(captures.View(camera.world_from_camera, camera.intrinsics, images, found))
     return views, pictures
 
