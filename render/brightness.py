@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from turntable import cameras
+
 KELVIN_RANGE = (1667.0, 25000.0)
 """Where Kim's cubics hold."""
 # IEC 61966-2-1: linear sRGB from CIE XYZ, white D65.
@@ -22,7 +24,11 @@ def kelvin_rgb(kelvin: float) -> np.ndarray:
     if not KELVIN_RANGE[0] <= kelvin <= KELVIN_RANGE[1]:
         raise ValueError(f"a colour temperature must lie in {KELVIN_RANGE} kelvin, got {kelvin}")
     cool = kelvin > 4000
-    of_x = (-3.0258469e9, 2.1070379e6, 0.2226347e3, 0.240390) if cool else (-0.2661239e9, -0.2343589e6, 0.8776956e3, 0.17991)
+    of_x = (
+        (-3.0258469e9, 2.1070379e6, 0.2226347e3, 0.240390)
+        if cool
+        else (-0.2661239e9, -0.2343589e6, 0.8776956e3, 0.17991)
+    )
     x = np.polyval(of_x, 1 / kelvin)
     if cool:
         of_y = (3.0817580, -5.87338670, 3.75112997, -0.37001483)
@@ -35,23 +41,30 @@ def kelvin_rgb(kelvin: float) -> np.ndarray:
     return rgb / rgb.max()
 
 
-def sphere_points(count: int = 2000) -> np.ndarray:
+def sphere_points(count: int = 1000) -> np.ndarray:
     """(count, 3) unit vectors, evenly spread: a Fibonacci lattice."""
     index = np.arange(count) + 0.5
     z, angle = 1 - 2 * index / count, index * np.pi * (3 - 5**0.5)
     return np.stack([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z], axis=1)
 
 
-def under_areas(positions: np.ndarray, power: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """(M,) radiance of the sphere at `normals` (M, 3) under small one-sided lights (N, 3) of `power` (N,) that face its centre.
+def under_areas(positions: np.ndarray, sizes: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """(M, N) radiance of the sphere at `normals` (M, 3) under each of N one-sided square lights of power 1 that face its centre.
 
-    A light of power P has the radiant intensity P cos / π; a matt surface of irradiance E shows the radiance E / π.
+    positions (N, 3), sizes (N,): sides. A light of power P and area A has the radiance P / (π A); a matt surface of irradiance
+    E shows the radiance E / π. Each light is taken as 6 × 6 small ones.
     """
-    towards = positions[None] - normals[:, None]
-    length = np.linalg.norm(towards, axis=2)
-    at_surface = np.maximum((towards * normals[:, None]).sum(2) / length, 0)
-    at_light = np.maximum((towards * positions[None]).sum(2) / length / np.linalg.norm(positions, axis=1), 0)
-    return (power * at_surface * at_light / length**2).sum(1) / np.pi**2
+    steps = (np.arange(6) + 0.5) / 6 - 0.5
+    seen = []
+    for position, size in zip(positions, sizes, strict=True):
+        pose = cameras.look_at(position)
+        spots = position + size * np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2) @ pose[:, :2].T
+        towards = spots[None] - normals[:, None]
+        length = np.linalg.norm(towards, axis=2)
+        at_surface = np.maximum((towards * normals[:, None]).sum(2) / length, 0)
+        at_light = np.maximum(towards @ pose[:, 2] / length, 0)
+        seen.append((at_surface * at_light / length**2).mean(axis=1) / np.pi**2)
+    return np.stack(seen, axis=1)
 
 
 def panorama_directions(height: int, width: int) -> np.ndarray:

@@ -65,7 +65,9 @@ def read(path: Path) -> np.ndarray:
         if not 0 < width * height <= MAX_PIXELS:
             raise ValueError(f"{width}×{height} pixels, more than 8192×4096; make it smaller")
         if not 1.98 < width / height < 2.02:
-            raise ValueError(f"{width}×{height} pixels; an equirectangular picture, twice as wide as high, was expected")
+            raise ValueError(
+                f"{width}×{height} pixels; an equirectangular picture, twice as wide as high, was expected"
+            )
         return _read_hdr(path) if path.suffix.lower() == ".hdr" else _read_exr(path)
     except (ValueError, OSError, RuntimeError, TypeError, KeyError) as error:
         raise HdriError(f"{path}: cannot be used as a surrounding: {error}") from error

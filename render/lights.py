@@ -192,12 +192,12 @@ def _draw_areas(lighting: Lighting, rng: np.random.Generator) -> tuple[AreaLight
     strength = rng.uniform(*lighting.light_intensity, count)
     kelvin = rng.uniform(*lighting.light_kelvin, count)
     positions = np.stack([cameras.spherical_position(*p) for p in zip(azimuth, elevation, distance, strict=True)])
-    power = strength * distance**2
-    # Colours are at most 1, so no channel shows more than a white light would.
-    power *= lighting.white_level * (1 - lighting.world_share) / under_areas(positions, power, sphere_points()).max()
+    power, colours = strength * distance**2, np.array([kelvin_rgb(k) for k in kelvin])
+    seen = under_areas(positions, size, sphere_points()) * power @ colours
+    power *= lighting.white_level * (1 - lighting.world_share) / seen.max()
     return tuple(
-        AreaLight(tuple(p.tolist()), float(s), float(w), tuple(kelvin_rgb(k).tolist()), float(k))
-        for p, s, w, k in zip(positions, size, power, kelvin, strict=True)
+        AreaLight(tuple(p.tolist()), float(s), float(w), tuple(c.tolist()), float(k))
+        for p, s, w, c, k in zip(positions, size, power, colours, kelvin, strict=True)
     )
 
 
@@ -206,9 +206,7 @@ def _draw_sky(lighting: Lighting, rng: np.random.Generator) -> Sky:
     azimuth = 360 * float(rng.random())
     elevation, size, kelvin, air, dust, ground = (float(rng.uniform(*getattr(lighting, name))) for name in ranges)
     colour = tuple(kelvin_rgb(kelvin).tolist())
-    return Sky(
-        azimuth, elevation, size, kelvin, colour, air, dust, ground, lighting.white_level, lighting.world_share
-    )
+    return Sky(azimuth, elevation, size, kelvin, colour, air, dust, ground, lighting.white_level, lighting.world_share)
 
 
 def _draw_surroundings(lighting: Lighting, rng: np.random.Generator) -> Surroundings:

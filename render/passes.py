@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bpy
 import numpy as np
@@ -74,6 +75,7 @@ class Studio:
         self._scratch = tempfile.TemporaryFile(dir=_memory_folder())  # noqa: SIM115 - closed with the studio
         self.path = Path(f"/dev/fd/{self._scratch.fileno()}")
         self._camera = _add_camera()
+        self._lit: lamps.Installed | None = None
         self.light(lights)
         _set_up(self.scene, settings.resolution, device)
         self.scene.render.threads_mode = "FIXED" if threads else "AUTO"
@@ -88,10 +90,15 @@ class Studio:
 
     def light(self, lights: Lights) -> None:
         """Lights the colour pictures that follow by `lights` alone."""
-        self.light_record = lamps.install(lights, self.path)
-        """What the capture says of these lights. JSON values."""
-        self._world = self.scene.world
-        self._lamps = [obj for obj in self.scene.objects if obj.type == "LIGHT" and not obj.hide_render]
+        if self._lit:
+            lamps.remove(self._lit)
+        self._lit = lamps.install(lights, self.path)
+
+    @property
+    def light_record(self) -> dict[str, Any]:
+        """What the capture says of the lights. JSON values."""
+        assert self._lit
+        return self._lit.record
 
     def colour(self, camera: Camera, noise_seed: int, quality: Quality | None = None) -> np.ndarray:
         """(H, W, 4) uint8, straight alpha, sRGB; of the settings' quality unless another is given."""
@@ -139,9 +146,13 @@ class Studio:
 
     def _show_lights(self, on: bool) -> None:
         """Light takes half of the geometry render's time, for a picture that nobody looks at."""
-        for lamp in self._lamps:
+        assert self._lit
+        world = self._lit.world if on else None
+        if self.scene.world == world:
+            return  # setting what is set makes Cycles work the world out again
+        for lamp in self._lit.lamps:
             lamp.hide_render = not on
-        self.scene.world = self._world if on else None
+        self.scene.world = world
 
     def aim(self, camera: Camera) -> None:
         """Puts the scene's camera where `camera` is."""
