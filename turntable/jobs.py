@@ -106,9 +106,12 @@ class Limits:
 class Worker:
     """One worker process and its successors. `do` is for one thread at a time; `kill` may come from any."""
 
-    def __init__(self, command: Sequence[str], log_path: Path, limits: Limits | None = None) -> None:
-        """`command` runs a program that calls `serve`; all that it prints is appended to `log_path`."""
+    def __init__(
+        self, command: Sequence[str], log_path: Path, limits: Limits | None = None, folder: Path | None = None
+    ) -> None:
+        """`command` runs, in `folder` (default: ours), a program that calls `serve`; what it prints is appended to `log_path`."""
         self.command = list(command)
+        self.folder = folder
         self.log_path = log_path
         self.limits = limits or Limits()
         self._process: subprocess.Popen[bytes] | None = None
@@ -166,6 +169,7 @@ class Worker:
                 self._log_start = output.tell()
                 self._process = subprocess.Popen(
                     self.command,
+                    cwd=self.folder,
                     env={**os.environ, _CALL: json.dumps(call)},
                     pass_fds=(jobs_read, replies_write),
                     stdin=subprocess.DEVNULL,
