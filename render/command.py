@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -18,10 +17,12 @@ from render.devices import require
 from render.estimate import Plan, prediction, spread, try_assets
 from render.report import ReportConfig, write_report
 from render.settings import Settings, complete
+from render.workforce import make_workers, workforce
 from turntable import config
+from turntable.cluster import ClusterConfig
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK
-from turntable.files import is_local, log_folder
-from turntable.jobs import ItemError, Limits, Worker
+from turntable.files import is_local
+from turntable.jobs import ItemError, Limits
 from turntable.runs import Run, remaining
 
 TRIAL_ASSETS, TRIAL_VIEWS = 5, 3
@@ -53,8 +54,14 @@ class RenderConfig:
     """How to render."""
     limits: Limits = field(default_factory=Limits)
     """What a worker may take."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """Many machines."""
 
     def __post_init__(self) -> None:
+        if self.cluster.ray and (self.gpus or self.workers_per_gpu or self.dry_run):
+            raise ValueError(
+                "--ray goes with --gpus-per-worker and --cpus-per-worker, not with --gpus, --workers-per-gpu or --dry-run"
+            )
         for name in ("gpus", "workers_per_gpu", "prefetch"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
@@ -76,27 +83,6 @@ def job_maker(options: RenderConfig, catalogue: Catalogue) -> Callable[[str], di
         return {**job, "strict": options.strict, "max_asset_bytes": options.max_asset_mb * 1e6}
 
     return make
-
-
-def make_workers(options: RenderConfig, module: str = "render.worker") -> list[Worker]:
-    """The workers, not yet started; on the CPU each has an even share of the cores. `module` is what they run."""
-    devices = [str(gpu) for gpu in range(options.gpus)] or ["cpu"]
-    cores = len(os.sched_getaffinity(0))
-    each = options.workers_per_gpu or (1 if options.gpus else max(cores // 4, 1))
-    # On a GPU the cores only feed it: Blender may use as many as it likes (0).
-    threads = 0 if options.gpus else max(cores // each, 1)
-    limits = options.limits.shared_by(each * len(devices))
-    # On a GPU the system's own memory limit is not tried: drivers reserve memory in ways of their own.
-    limits = dataclasses.replace(limits, hard_memory=limits.hard_memory and not options.gpus)
-    return [
-        Worker(
-            [sys.executable, "-m", module, device, str(threads)],
-            log_folder(options.out) / f"worker-{device}-{index}.log",
-            limits,
-        )
-        for device in devices
-        for index in range(each)
-    ]
 
 
 def predict(options: RenderConfig, catalogue: Catalogue, todo: Sequence[str]) -> str:
@@ -129,15 +115,17 @@ def render(options: RenderConfig, catalogue: Catalogue, uids: Sequence[str]) -> 
     # Only what decides a capture's content must stay the same between the runs that fill one folder.
     free = set(vars(options)) - {"settings"}
     config.claim_folder(options.out, options, free)
-    run = Run(
-        options.out,
-        job_maker(options, catalogue),
-        capture_name,
-        make_workers(options),
-        options.prefetch,
-        catalogue.release,
-    )
-    summary = run(todo, summary, unit="asset")
+    with workforce(options) if todo else contextlib.nullcontext(((), tuple)) as (workers, more_workers):
+        run = Run(
+            options.out,
+            job_maker(options, catalogue),
+            capture_name,
+            workers,
+            options.prefetch,
+            catalogue.release,
+            more_workers,
+        )
+        summary = run(todo, summary, unit="asset")
     print(summary.text(options.out))
     if is_local(options.out) and (options.out / "items.txt").exists():
         print(f"what to look at first: {write_report(ReportConfig(options.out))}")

@@ -78,7 +78,9 @@ class Order:
     """Suffixes of assets that refer to no other file: they can be sent to a node that does not see them."""
 
 
-def make_order(command: Sequence[str], limits: Limits, config: ClusterConfig, out: Path, suffixes: Sequence[str]) -> Order:
+def make_order(
+    command: Sequence[str], limits: Limits, config: ClusterConfig, out: Path, suffixes: Sequence[str]
+) -> Order:
     """The order for a run into `out`, whose config.json is written."""
     marker = sha256(out / "config.json") if is_local(out) else ""
     text = str(out.absolute()) if is_local(out) else str(out)
@@ -150,7 +152,7 @@ class Place:
         import ray
 
         here = ray.get_runtime_context().get_node_id()
-        resources = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
+        resources: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
         return self.order.limits.shared_by(self.order.config.room(resources))
 
 
@@ -198,7 +200,9 @@ class RemoteWorker:
         except WorkerLost as error:
             self._failed_places += 1
             if self._failed_places >= _MOST_FAILED_PLACES:
-                raise WorkerError(f"{self._failed_places} actors in a row died before they were ready: {error}") from error
+                raise WorkerError(
+                    f"{self._failed_places} actors in a row died before they were ready: {error}"
+                ) from error
             return False
         if "error" in answer:
             raise WorkerError(answer["error"])
@@ -340,7 +344,9 @@ class Cluster:
             if self._first_ready is None:
                 self._first_ready = ready
         if ready != self._first_ready:
-            raise WorkerError(f"a node's worker is {ready}, the first one was {self._first_ready}; have the same on all nodes")
+            raise WorkerError(
+                f"a node's worker is {ready}, the first one was {self._first_ready}; have the same on all nodes"
+            )
 
 
 def connect(address: str) -> None:
