@@ -254,6 +254,8 @@ class RemoteWorker:
         except ray.exceptions.RayTaskError:
             raise  # a fault of ours, not of the node
         except ray.exceptions.RayError as error:
+            # It may live on behind a broken line; nobody would ask it any more.
+            ray.kill(self._actor)
             self._forget()
             if self._killed.is_set():
                 raise ItemError("interrupted", "interrupted") from error
@@ -266,7 +268,7 @@ class RemoteWorker:
         """Frees the place."""
         import ray
 
-        if self._actor is not None:
+        if self._ready:
             ray.wait([self._actor.close.remote()], timeout=10)
         self.kill()
 
@@ -362,9 +364,17 @@ def connect(address: str) -> None:
     else:
         options |= {"address": address}
     try:
+        _knock(address)
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"--ray {address}: no cluster answers there ({(str(error).splitlines() or [''])[0]}); start one with "
             "`ray start --head` and give its address, or say --ray local"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens: Ray itself would wait for minutes, then end the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

@@ -6,8 +6,10 @@ Twenty of the real models, as the project's page of results has it:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from datasets.captures import capture_paths
@@ -27,14 +30,23 @@ QUICK = ["--views", "2", "--resolution", "32", "--samples", "1"]
 SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head on which nothing runs; the tests add nodes."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+@pytest.fixture(scope="module")
+def head() -> Iterator[Any]:
+    """A head on which nothing runs."""
     utils = pytest.importorskip("ray.cluster_utils", reason="needs ray")
-    made = utils.Cluster(initialize_head=True, head_node_args=SMALL | {"num_cpus": 0})
+    # Ray takes most of a minute to be sure that a machine is gone, which here is the test's time.
+    quick = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}
+    made = utils.Cluster(initialize_head=True, head_node_args=SMALL | {"num_cpus": 0, "_system_config": quick})
     yield made
     made.shutdown()
+
+
+@pytest.fixture
+def cluster(head: Any) -> Iterator[Any]:
+    """A cluster to which the test adds nodes."""
+    yield head
+    for node in list(head.worker_nodes):
+        head.remove_node(node, allow_graceful=False)
 
 
 def start(cluster: Any, cache: Path, uids: Path, out: Path, *options: str) -> subprocess.Popen[str]:
@@ -59,25 +71,41 @@ def wait_for(captures: int, out: Path, process: subprocess.Popen[str], within_s:
         time.sleep(0.05)
 
 
-def render_with_a_dying_node(cluster: Any, cache: Path, uids: list[str], folder: Path) -> tuple[dict[str, Any], str]:
-    """Renders `uids` on two nodes and kills one when half are there -> the run's summary and what it printed."""
-    _, dying = (cluster.add_node(**SMALL) for _ in range(2))
+def render_with_dying_nodes(
+    cluster: Any, cache: Path, uids: list[str], folder: Path, deaths: int = 1, births: int = 0
+) -> tuple[dict[str, Any], str]:
+    """Renders `uids` on two nodes; half-way kills so many and adds others -> the run's summary and what it printed."""
+    nodes = [cluster.add_node(**SMALL) for _ in range(2)]
     listed = folder / "list.txt"
     listed.write_text("\n".join(uids))
     process = start(cluster, cache, listed, folder / "out")
     wait_for(len(uids) // 2, folder / "out", process)
-    cluster.remove_node(dying, allow_graceful=False)
+    for node in nodes[:deaths]:
+        cluster.remove_node(node, allow_graceful=False)
+    for _ in range(births):
+        cluster.add_node(**SMALL)
     said, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
     return json.loads((folder / "out" / "summary.json").read_text()), said + errors
 
 
+def renderers() -> list[psutil.Process]:
+    """Blender workers of this checkout."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "render.worker" in process.cmdline() and process.cwd() == str(ROOT):
+                found.append(process)
+    return found
+
+
 @pytest.mark.slow
-def test_a_node_dies_another_joins_and_all_arrives(cluster: Any, tmp_path: Path) -> None:
-    models = {f"{index:02x}bracket": bracket(1 + index / 10).data() for index in range(8)}
+def test_nodes_die_another_joins_and_all_arrives(cluster: Any, tmp_path: Path) -> None:
+    models = {f"{index:02x}bracket": bracket(1 + index / 10).data() for index in range(6)}
     cache = write_cache(tmp_path / "cache", models)
-    summary, said = render_with_a_dying_node(cluster, cache, sorted(models), tmp_path)
-    assert summary["done"] == 8 and not summary["failed"] and summary["left"] == 0
+    # Both nodes die: what is left can only be done by the one that joins.
+    summary, said = render_with_dying_nodes(cluster, cache, sorted(models), tmp_path, deaths=2, births=1)
+    assert summary["done"] == 6 and not summary["failed"] and summary["left"] == 0
     assert "goes to another worker" in said
     assert not list((tmp_path / "out").rglob("*.tmp")) and not (tmp_path / "out" / "failures").exists()
 
@@ -87,6 +115,39 @@ def test_a_node_dies_another_joins_and_all_arrives(cluster: Any, tmp_path: Path)
     assert here == there
 
 
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_no_renderer_behind(cluster: Any, tmp_path: Path) -> None:
+    models = {f"{index:02x}bracket": bracket(1 + index / 10).data() for index in range(30)}
+    cache = write_cache(tmp_path / "cache", models)
+    cluster.add_node(**SMALL)
+    (tmp_path / "list.txt").write_text("\n".join(models))
+    process = start(cluster, cache, tmp_path / "list.txt", tmp_path / "out")
+    wait_for(1, tmp_path / "out", process)
+    assert renderers()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "same command continues" in errors
+    psutil.wait_procs(renderers(), timeout=20)
+    assert not renderers()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--ray", "127.0.0.1:1"], "no cluster answers"),
+        (["--ray", "local", "--gpus", "1"], "--gpus-per-worker"),
+        (["--cpus-per-worker", "0"], "must be positive"),
+    ],
+)
+def test_clusters_that_cannot_be(tmp_path: Path, options: list[str], words: str) -> None:
+    cache = write_cache(tmp_path / "cache", {"00bracket": bracket().data()})
+    (tmp_path / "list.txt").write_text("00bracket\n")
+    command = [sys.executable, "-m", "render.objaverse", "--uids", tmp_path / "list.txt", "--cache", cache]
+    command += ["--out", tmp_path / "out", *QUICK, *options]
+    refused = subprocess.run([str(w) for w in command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 2 and words in refused.stderr and "Traceback" not in refused.stderr
+
+
 if __name__ == "__main__":
     from ray.cluster_utils import Cluster
 
@@ -94,6 +155,6 @@ if __name__ == "__main__":
     made = Cluster(initialize_head=True, head_node_args=SMALL | {"num_cpus": 0})
     with tempfile.TemporaryDirectory() as folder:
         chosen = Objaverse(cache).select(None)[:: 632 // count][:count]
-        summary, said = render_with_a_dying_node(made, cache, chosen, Path(folder))
+        summary, said = render_with_dying_nodes(made, cache, chosen, Path(folder))
     made.shutdown()
     print(said, json.dumps(summary, indent=2))
