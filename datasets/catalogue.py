@@ -20,7 +20,8 @@ class CatalogueError(UserError):
         super().__init__(message)
         self.reason = reason
         """`not-found`: there is no such thing, another try is of no use. `download`: it did not arrive, or arrived damaged.
-        `outside`: it lies outside the folder that was given. `hash-mismatch`: its place holds another file now."""
+        `outside`: it lies outside the folder that was given. `hash-mismatch`: its place holds another file now.
+        `bad-asset`: it is larger than was allowed."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any
@@ -41,6 +41,10 @@ class DownloadError(UserError):
         """The mirror answered that it has no such file: trying again is of no use."""
 
 
+class TooLarge(DownloadError):
+    """A file larger than was allowed."""
+
+
 class HashMismatch(DownloadError):
     """A whole file arrived that is not the one that was asked for; it is not kept."""
 
@@ -66,6 +70,11 @@ class Policy:
     """A larger file is refused."""
     redirects: int = 5
     """Redirects that are followed in a row, all of them to http(s), none from https to http."""
+
+
+def limited(policy: Policy, max_bytes: int | None) -> Policy:
+    """The policy with another limit of size; None leaves it as it is."""
+    return policy if max_bytes is None else replace(policy, max_bytes=max_bytes)
 
 
 class _Passing(Exception):
@@ -94,7 +103,7 @@ def obtain(mirror: str, relative: str, target: Path, policy: Policy = Policy(), 
     with disk_errors(target), part.open("ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if target.exists():  # Whoever held the lock before us has finished it; `handle` is that very file.
-            return target
+            return _of_hash(target, sha256)
         resumed = handle.tell() > 0
         _fetch_whole(url, handle, policy)
         if sha256 is None:
@@ -110,11 +119,18 @@ def obtain(mirror: str, relative: str, target: Path, policy: Policy = Policy(), 
     return target
 
 
+def _of_hash(path: Path, expected: str | None) -> Path:
+    if expected is not None and (found := files.sha256(path)) != expected:
+        with path.open("rb") as content:
+            raise HashMismatch(f"{path}: its SHA-256 is {found}, {expected} was expected", content.read(1024))
+    return path
+
+
 def _copy(source: Path, target: Path, policy: Policy, sha256: str | None) -> Path:
     if not source.is_file():
         raise DownloadError(f"{source}: no such file in the mirror", missing=True)
     if source.stat().st_size > policy.max_bytes:
-        raise DownloadError(f"{source}: {source.stat().st_size} bytes, more than {policy.max_bytes}; refused")
+        raise TooLarge(f"{source}: {source.stat().st_size} bytes, more than {policy.max_bytes}; refused")
     with atomic_path(target) as temporary:
         shutil.copyfile(source, temporary)
         if sha256 is not None:
@@ -164,7 +180,7 @@ def _continue(session: Any, url: str, handle: IO[bytes], policy: Policy, version
                 while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):
                     handle.write(chunk)
                     if handle.tell() > policy.max_bytes:
-                        raise DownloadError(f"{url}: more than {policy.max_bytes} bytes; refused")
+                        raise TooLarge(f"{url}: more than {policy.max_bytes} bytes; refused")
             except urllib3.exceptions.HTTPError as error:
                 etag = response.headers.get("ETag", "")
                 raise _Passing(f"it broke off after {handle.tell()} bytes ({error})", version=etag) from error
@@ -192,7 +208,7 @@ def _check_answer(url: str, response: Any, handle: IO[bytes], policy: Policy) ->
     length = response.headers.get("Content-Length", "")
     total = int(continued[2]) if continued else int(length) if length.isdigit() else None
     if total is not None and total > policy.max_bytes:
-        raise DownloadError(f"{url}: {total} bytes, more than {policy.max_bytes}; refused")
+        raise TooLarge(f"{url}: {total} bytes, more than {policy.max_bytes}; refused")
     return total
 
 

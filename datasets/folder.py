@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,14 +88,12 @@ class Folder:
 
     def duplicates(self) -> list[tuple[str, str]]:
         """(path, path of the first file with the same content) of each file that is not the first."""
-        by_size: dict[int, list[str]] = {}
-        for relative in self._files.values():
-            path = self.folder / relative
-            if path.is_file() and path.resolve().is_relative_to(self.folder.resolve()):
-                by_size.setdefault(path.stat().st_size, []).append(relative)
+        root = self.folder.resolve()
+        local = [r for r in self._files.values() if (root / r).is_file() and (root / r).resolve().is_relative_to(root)]
+        # Meshes of one topology are all of one size: only those that also begin alike are read as a whole.
+        same = _twins(_twins(local, lambda r: (root / r).stat().st_size), lambda r: _start(root / r))
         first: dict[str, str] = {}
-        same = [r for group in by_size.values() if len(group) > 1 for r in group]
-        found = [(r, first.setdefault(sha256(self.folder / r), r)) for r in same]
+        found = [(r, first.setdefault(sha256(root / r), r)) for r in same]
         return [(relative, original) for relative, original in found if relative != original]
 
     def _path(self, uid: str) -> str:
@@ -142,6 +140,20 @@ def _assets_below(folder: Path, suffixes: Sequence[str], include: Sequence[str],
         )
         raise UserError(f"{folder}: {found}; what is read: {' '.join(suffixes)}")
     return chosen
+
+
+def _start(path: Path) -> bytes:
+    """A digest of the first 64 KiB."""
+    with path.open("rb") as handle:
+        return hashlib.sha256(handle.read(1 << 16)).digest()
+
+
+def _twins(files: Iterable[str], key: Callable[[str], Hashable]) -> list[str]:
+    """Those files of which another has the same key."""
+    groups: dict[Hashable, list[str]] = {}
+    for file in files:
+        groups.setdefault(key(file), []).append(file)
+    return [file for group in groups.values() if len(group) > 1 for file in group]
 
 
 def _files_below(folder: Path) -> Iterator[str]:

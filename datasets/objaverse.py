@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from datasets.catalogue import UNKNOWN_LICENCE, Asset, CatalogueError
-from datasets.download import DownloadError, HashMismatch, Policy, obtain
+from datasets.download import DownloadError, HashMismatch, Policy, TooLarge, limited, obtain
 from datasets.selection import EVERYTHING, Account, Check, Facts, Filters, checks, facts_of
 from datasets.spool import Spool
 from turntable import files
@@ -62,12 +62,18 @@ class Objaverse:
     source = "objaverse"
 
     def __init__(
-        self, cache: Path, mirror: str | None = None, policy: Policy | None = None, spool: Spool | None = None
+        self,
+        cache: Path,
+        mirror: str | None = None,
+        policy: Policy | None = None,
+        spool: Spool | None = None,
+        asset_bytes: int | None = None,
     ) -> None:
         self.cache = Path(cache).expanduser()
         self.mirror = mirror or PUBLIC_MIRROR
         """A directory of the same layout, or an http(s) URL below which the layout lies."""
         self._policy = policy or Policy()
+        self._asset_policy = limited(self._policy, asset_bytes)
         self._spool = spool
         """Where objects that the cache lacks are kept until they are released; None: in the cache, for good."""
         self._lock = threading.RLock()
@@ -139,13 +145,15 @@ class Objaverse:
         path = self.cache / relative
         if sha256 and path.exists() and files.sha256(path) != sha256:
             raise CatalogueError(f"{path}: its SHA-256 is not {sha256}; delete it to have it again", "hash-mismatch")
-        place = path if path.exists() or not self._spool else self._spool.place(path.name)
-        return self._obtain(relative, place, sha256)
+        if path.exists():
+            return path
+        place = self._spool.place(_once(path.name, sha256)) if self._spool else path
+        return self._obtain(relative, place, self._asset_policy, sha256)
 
-    def release(self, uid: str) -> None:
-        """Deletes what `fetch` downloaded, where the catalogue was told to keep nothing; never what the cache had."""
+    def release(self, uid: str, sha256: str | None = None) -> None:
+        """Deletes what the same `fetch` downloaded, if the catalogue was told to keep nothing; never what the cache had."""
         if self._spool and uid in self._paths():
-            self._spool.drop(Path(self._paths()[uid]).name)
+            self._spool.drop(_once(Path(self._paths()[uid]).name, sha256))
 
     def _folder(self, uid: str) -> str:
         """The folder of glbs that holds `uid`, which is also its metadata file's name."""
@@ -191,7 +199,7 @@ class Objaverse:
     def _load(self, relative: str, reduce: Reduce) -> dict[str, Any]:
         """A gzipped JSON object of the cache, reduced to what is asked for."""
         path = self.cache / relative
-        self._obtain(relative, path)
+        self._obtain(relative, path, self._policy)
         try:
             return reduce(_as_it_is(json.loads(gzip.decompress(path.read_bytes()))))
         except (EOFError, OSError, ValueError, AttributeError, zlib.error) as error:
@@ -199,24 +207,38 @@ class Objaverse:
                 f"{path}: not a gzipped JSON table ({error!r}); delete it to have it downloaded again", "download"
             ) from error
 
-    def _obtain(self, relative: str, path: Path, sha256: str | None = None) -> Path:
+    def _obtain(self, relative: str, path: Path, policy: Policy, sha256: str | None = None) -> Path:
         """`path`, downloaded if it is not there."""
         if path.exists():
             return path
         try:
-            return obtain(self.mirror, relative, path, self._policy, sha256)
-        except HashMismatch as error:
-            raise CatalogueError(str(error), "hash-mismatch") from error
+            return obtain(self.mirror, relative, path, policy, sha256)
+        except (HashMismatch, TooLarge) as error:
+            raise CatalogueError(str(error), reason_of(error)) from error
         except DownloadError as error:
             raise CatalogueError(
                 f"{relative}: not in the cache {self.cache} and not to be had from its mirror ({error}). Name a cache that "
                 "holds it (--cache DIR), another mirror (--mirror DIR-or-URL), or make furniture without any download: "
                 "python -m datasets.procedural --out DIR --count 24 --seed 0",
-                "not-found" if error.missing else "download",
+                reason_of(error),
             ) from error
 
 
-def _as_it_is(table: dict[str, Any]) -> dict[str, Any]:
+def reason_of(error: DownloadError) -> str:
+    """The reason that a run counts a failed download by."""
+    if isinstance(error, HashMismatch):
+        return "hash-mismatch"
+    if isinstance(error, TooLarge):
+        return "bad-asset"
+    return "not-found" if error.missing else "download"
+
+
+def _once(name: str, sha256: str | None) -> str:
+    """A file's name among those that are deleted after use: whoever asks with another hash has a file of its own."""
+    return f"{sha256}-{name}" if sha256 else name
+
+
+def _as_it_is(table: Any) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ValueError(f"a JSON object was expected, found {type(table).__name__}")
     return table

@@ -25,8 +25,8 @@ from datasets.annotations import (
     sketchfab_uid,
 )
 from datasets.catalogue import UNKNOWN_LICENCE, Asset, CatalogueError
-from datasets.download import DownloadError, HashMismatch, Policy, obtain
-from datasets.objaverse import PUBLIC_MIRROR, Objaverse
+from datasets.download import DownloadError, HashMismatch, Policy, limited, obtain
+from datasets.objaverse import PUBLIC_MIRROR, Objaverse, reason_of
 from datasets.spool import Spool
 from turntable.errors import UserError
 
@@ -47,15 +47,16 @@ class ObjaverseXL:
         mirror: str | None = None,
         policy: Policy | None = None,
         spool: Spool | None = None,
+        asset_bytes: int | None = None,
     ) -> None:
         self.cache = Path(cache).expanduser()
         self.mirror = mirror
         """A folder, or an http(s) URL, below which each host has a folder of its name; None: the hosts themselves."""
         self._entries = entries
-        self._policy = policy or Policy()
+        self._policy = limited(policy or Policy(), asset_bytes)
         self._spool = spool
         objaverse = f"{mirror.rstrip('/')}/{PUBLIC_MIRROR.removeprefix('https://')}" if mirror else None
-        self._sketchfab = Objaverse(self.cache / "hf-objaverse-v1", objaverse, policy, spool)
+        self._sketchfab = Objaverse(self.cache / "hf-objaverse-v1", objaverse, policy, spool, asset_bytes)
 
     def asset(self, uid: str) -> Asset:
         """What the annotations say of it, and for files of Sketchfab what Objaverse's own record says."""
@@ -83,12 +84,8 @@ class ObjaverseXL:
         target = self._spool.place(path.name) if self._spool else path
         try:
             return self._obtain(uid, entry, place, target)
-        except HashMismatch as error:
-            raise CatalogueError(f"{entry.identifier}: {error}", "hash-mismatch") from error
         except DownloadError as error:
-            raise CatalogueError(
-                f"{entry.identifier}: {error}", "not-found" if error.missing else "download"
-            ) from error
+            raise CatalogueError(f"{entry.identifier}: {error}", reason_of(error)) from error
 
     def release(self, uid: str) -> None:
         """Deletes what `fetch` downloaded, where the catalogue was told to keep nothing; never what the cache had."""
@@ -96,7 +93,7 @@ class ObjaverseXL:
             return
         entry = self._entries[uid]
         if name := sketchfab_uid(entry):
-            self._sketchfab.release(name)
+            self._sketchfab.release(name, sha256=uid)
         elif self._spool:
             self._spool.drop(f"{uid}{entry.suffix}")
 

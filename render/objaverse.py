@@ -16,6 +16,7 @@ from datasets.selection import Filters
 from datasets.spool import Spool
 from render.command import RenderConfig, render
 from turntable import config
+from turntable.files import local_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,8 @@ class ObjaverseConfig(RenderConfig):
     mirror: str | None = None
     """Folder or URL to download from instead of the public one."""
     keep_assets: Literal["yes", "no"] = "yes"
-    """Whether downloaded objects stay in the cache. `no`: they lie in <out>/downloads while they are needed, so that `prefetch`
-    bounds the disk; what the cache has already stays as it is."""
+    """Whether downloaded objects stay in the cache. `no`: they lie in <out>/downloads (for a URL, in a temporary folder) while
+    they are needed, so that `prefetch` bounds the disk; what the cache has already stays as it is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,8 +48,9 @@ class ObjaverseConfig(RenderConfig):
 def main() -> int:
     """The command."""
     options = config.parse(ObjaverseConfig, "Render Objaverse's objects into captures.")
-    with contextlib.closing(Spool(options.out / "downloads")) as spool:
-        catalogue = Objaverse(options.cache, options.mirror, spool=spool if options.keep_assets == "no" else None)
+    with contextlib.closing(Spool(local_folder(options.out, "downloads"))) as spool:
+        kept, limit = options.keep_assets == "yes", int(options.max_asset_mb * 1e6)
+        catalogue = Objaverse(options.cache, options.mirror, spool=None if kept else spool, asset_bytes=limit)
         listed = read_uids(options.uids) if options.uids else None
         return render(options, catalogue, catalogue.select(listed, options.filters))
 

@@ -14,6 +14,7 @@ from datasets.spool import Spool
 from render.command import RenderConfig, render
 from render.formats import SUFFIXES
 from turntable import config
+from turntable.files import local_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,8 @@ class ObjaverseXLConfig(RenderConfig):
     mirror: str | None = None
     """Folder or URL to download from instead of the hosts themselves; below it each host has a folder of its name."""
     keep_assets: Literal["yes", "no"] = "yes"
-    """Whether downloaded files stay in the cache. `no`: they lie in <out>/downloads while they are needed, so that `prefetch`
-    bounds the disk; what the cache has already stays as it is."""
+    """Whether downloaded files stay in the cache. `no`: they lie in <out>/downloads (for a URL, in a temporary folder) while
+    they are needed, so that `prefetch` bounds the disk; what the cache has already stays as it is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,9 +47,11 @@ def main() -> int:
     tables = options.annotations or obtain_annotations(options.filters.source, options.cache, options.mirror)
     entries = read_annotations(tables, options.filters, SUFFIXES)
     listed = read_uids(options.uids) if options.uids else list(entries)
-    with contextlib.closing(Spool(options.out / "downloads")) as spool:
-        kept = options.keep_assets == "yes"
-        catalogue = ObjaverseXL(entries, options.cache, options.mirror, spool=None if kept else spool)
+    with contextlib.closing(Spool(local_folder(options.out, "downloads"))) as spool:
+        kept, limit = options.keep_assets == "yes", int(options.max_asset_mb * 1e6)
+        catalogue = ObjaverseXL(
+            entries, options.cache, options.mirror, spool=None if kept else spool, asset_bytes=limit
+        )
         return render(options, catalogue, listed)
 
 

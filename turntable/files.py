@@ -53,12 +53,16 @@ def is_local(path: Path) -> bool:
     return isinstance(path, Path)
 
 
-def log_folder(out: Path) -> Path:
-    """Where the logs of a run into `out` are: in it, or for a URL, since programs print into files of this machine, in a
-    temporary folder."""
+def local_folder(out: Path, name: str) -> Path:
+    """Where files of a run into `out` lie that must be on this machine: in it, or for a URL in a temporary folder."""
     if is_local(out):
-        return out / "logs"
-    return Path(tempfile.gettempdir()) / "turntable-logs" / re.sub(r"\W+", "-", str(out))
+        return out / name
+    return Path(tempfile.gettempdir()) / f"turntable-{name}" / re.sub(r"\W+", "-", str(out))
+
+
+def log_folder(out: Path) -> Path:
+    """Where the logs of a run into `out` are; programs print into files of this machine."""
+    return local_folder(out, "logs")
 
 
 def upload(source: Path, target: Path) -> None:

@@ -156,8 +156,14 @@ def test_a_log_in_page_does_not_settle_in_the_cache(mirror: Mirror, catalogue: O
 
 def test_a_file_too_large_is_refused(mirror: Mirror, tmp_path: Path) -> None:
     small = Objaverse(tmp_path / "cache", mirror.url, Policy(max_bytes=100_000))
-    with pytest.raises(CatalogueError, match="1000003 bytes, more than 100000; refused"):
+    with pytest.raises(CatalogueError, match="1000003 bytes, more than 100000; refused") as caught:
         small.fetch(UID)
+    assert caught.value.reason == "bad-asset"
+    # The limit of assets is none of tables.
+    tight = Objaverse(tmp_path / "other", mirror.url, QUICK, asset_bytes=10)
+    assert tight.select([UID]) == [UID] and tight.asset(UID).creator == "Ada"
+    with pytest.raises(CatalogueError, match="more than 10; refused"):
+        tight.fetch(UID)
 
 
 def test_a_body_without_length_is_limited_too(mirror: Mirror, tmp_path: Path) -> None:

@@ -368,7 +368,7 @@ def test_sizes_are_limited(world: World) -> None:
     for answer in (serve, endless):
         world.script("x.glb", answer)
         error = failure(world.catalogue(policy=Policy(tries=1, max_bytes=500)), uid)
-        assert error.reason == "download" and "more than 500" in str(error)
+        assert error.reason == "bad-asset" and "more than 500" in str(error), error
 
 
 def test_the_other_sources(world: World) -> None:
@@ -404,6 +404,15 @@ def test_files_of_sketchfab_come_from_objaverse(world: World) -> None:
     assert (asset.uid, asset.lvis_class, asset.licence, asset.name) == (sha256(good), "chair", "by", "The good")
     assert failure(catalogue, sha256(changed)).reason == "hash-mismatch"
     assert "changed.glb" not in kept(world)
+    # Two hashes for one page, nothing kept: neither is given the other's file, nor loses its own with it.
+    passing = ObjaverseXL(world.entries, world.tmp_path / "other", world.mirror.url, QUICK, Spool(world.tmp_path / "d"))
+    first = passing.fetch(sha256(good))
+    world.entries[sha256(changed)] = world.entries[sha256(good)]
+    assert failure(passing, sha256(changed)).reason == "hash-mismatch"
+    passing.release(sha256(changed))
+    assert first.read_bytes() == good
+    passing.release(sha256(good))
+    assert not first.exists()
     path.write_bytes(changed)  # in the cache before, whatever its content: refused, and not ours to delete
     assert failure(catalogue, sha256(good)).reason == "hash-mismatch" and path.exists()
 
