@@ -1,6 +1,6 @@
 """The asset catalogue of a user's own folder: every file of a known suffix below it, with what a metadata file says of each.
 
-An asset's uid comes from its path below the folder alone (`chairs/Red chair.obj` -> `chairs-Red-chair-5f3a9c01`): the same in
+An asset's uid comes from its path below the folder alone (`chairs/Red chair.obj` -> `chairs-Red-chair-obj-e36235a7`): the same in
 every run and wherever the folder lies, until the file is moved or renamed.
 """
 
@@ -113,8 +113,7 @@ def uid_of(relative: str) -> str:
     Accents are dropped, other scripts have only the hash; letters keep their case.
     """
     raw = os.fsencode(relative)
-    stem = relative.rpartition(".")[0] or relative
-    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    plain = unicodedata.normalize("NFKD", relative).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^A-Za-z0-9]+", "-", plain)[-SLUG_LENGTH:].strip("-")
     return f"{slug or 'asset'}-{hashlib.sha256(raw).hexdigest()[:8]}"
 

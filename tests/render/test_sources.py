@@ -39,7 +39,7 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     options = ("folder", "--assets", folder, "--out", out)
     first = render(*options, "--metadata", tmp_path / "meta.csv")
     assert first.returncode == 1 and "2 done" in first.stdout and "Traceback" not in first.stderr, first.stderr
-    assert reasons(out) == {"page": "bad-asset", "out": "outside"}
+    assert reasons(out) == {"page-glb": "bad-asset", "out-glb": "outside"}
     records = {}
     for path in capture_paths(out):
         with CaptureReader(path) as reader:
@@ -50,7 +50,7 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     # Once more: everything is remembered by its name alone, and what is mended is done.
     bracket().write(folder / "page.glb")
     again = render(*options, "--retry", "bad-asset")
-    assert "1 done, 2 done before" in again.stdout and reasons(out) == {"out": "outside"}
+    assert "1 done, 2 done before" in again.stdout and reasons(out) == {"out-glb": "outside"}
     # What nobody can render.
     empty = render("folder", "--assets", folder, "--out", tmp_path / "none", "--include", "*.stl")
     assert empty.returncode == 2 and ".glb" in empty.stderr and not (tmp_path / "none").exists()
