@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets.captures import capture_name, capture_path
 from datasets.catalogue import Catalogue, CatalogueError, record
-from render.devices import require
+from render.devices import require, require_eevee
 from render.estimate import Plan, prediction, spread, try_assets
 from render.report import ReportConfig, write_report
 from render.settings import Settings, complete
@@ -37,6 +37,8 @@ class RenderConfig:
     """Folder of the captures; a URL that fsspec knows (s3://bucket/captures) will do, with the package that it needs."""
     gpus: int = 0
     """GPUs to render on, the first so many that Blender finds; 0 renders on the CPU."""
+    backend: Literal["auto", "optix", "cuda", "hip", "oneapi", "metal"] = "auto"
+    """How Cycles reaches GPUs; auto = the first of these that finds any."""
     workers_per_gpu: int = 0
     """Blender processes a GPU; with --gpus 0, processes in all, which share the cores evenly. 0 = one a GPU, or one for every
     four cores."""
@@ -108,7 +110,9 @@ def render(options: RenderConfig, catalogue: Catalogue, uids: Sequence[str]) -> 
     options = dataclasses.replace(options, settings=complete(options.settings))
     todo, summary = remaining(options.out, uids, capture_name, options.retry)
     if todo and options.gpus:
-        require(options.gpus)
+        require(options.gpus, options.backend)
+    if todo and options.settings.engine == "eevee" and not options.cluster.ray:
+        require_eevee(options.gpus, options.backend)
     if options.dry_run:
         print(predict(options, catalogue, todo) if todo else f"nothing is left to do in {options.out}")
         return EXIT_OK

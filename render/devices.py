@@ -33,16 +33,16 @@ def gpu_ids(backend: str) -> list[str]:
     return [device.id for device in preferences.devices if device.type == backend]
 
 
-def available() -> tuple[str, list[str]]:
-    """The preferred backend that has GPUs, and their ids; ("NONE", []) without any."""
-    for backend in BACKENDS:
-        ids = gpu_ids(backend)
+def available(backend: str = "auto") -> tuple[str, list[str]]:
+    """A backend that has GPUs, the preferred one unless it is named, and their ids; ("NONE", []) without any."""
+    for name in BACKENDS if backend == "auto" else (backend.upper(),):
+        ids = gpu_ids(name)
         if ids:
-            return backend, ids
+            return name, ids
     return "NONE", []
 
 
-def choose(gpu: int | None) -> str:
+def choose(gpu: int | None, backend: str = "auto") -> str:
     """Has Cycles render on the `gpu`-th GPU alone, or on the CPU (None) -> `gpu` or `cpu`. Never another than asked for."""
     import bpy
 
@@ -50,16 +50,28 @@ def choose(gpu: int | None) -> str:
     if gpu is None:
         preferences.compute_device_type = "NONE"
         return "cpu"
-    backend, ids = available()
+    found, ids = available(backend)
     if gpu >= len(ids):
-        raise DeviceError(_too_few(gpu + 1, len(ids)))
-    preferences.compute_device_type = backend
+        raise DeviceError(_too_few(gpu + 1, len(ids), backend))
+    preferences.compute_device_type = found
     for device in preferences.devices:
-        device.use = device.type == backend and device.id == ids[gpu]
+        device.use = device.type == found and device.id == ids[gpu]
     used = [device.id for device in preferences.devices if device.use]
     if used != [ids[gpu]] or not preferences.has_active_device():
         raise DeviceError(f"Cycles uses {used} instead of GPU {gpu} ({ids[gpu]}); render with --gpus 0 (CPU)")
     return "gpu"
+
+
+def describe(gpu: int | None, backend: str = "auto") -> str:
+    """The device's name, for messages."""
+    import bpy
+
+    if gpu is None:
+        return "the CPU"
+    found, ids = available(backend)
+    devices = bpy.context.preferences.addons["cycles"].preferences.devices
+    name = next((device.name for device in devices if gpu < len(ids) and device.id == ids[gpu]), "not there")
+    return f"GPU {gpu} ({name}, {found})"
 
 
 def eevee() -> str:
@@ -70,28 +82,43 @@ def eevee() -> str:
     return next(name for name in ("BLENDER_EEVEE_NEXT", "BLENDER_EEVEE") if name in names)
 
 
-def require(gpus: int) -> None:
-    """Raises `DeviceError` unless Blender, asked in a process of its own, finds at least `gpus` GPUs."""
-    command = [sys.executable, "-m", "render.devices"]
-    probe = subprocess.run(command, capture_output=True, text=True)
+def require(gpus: int, backend: str = "auto") -> None:
+    """Raises `DeviceError` unless Blender, asked in a process of its own, finds at least `gpus` GPUs of the backend."""
+    probe = _asked("render.devices", backend)
     if probe.returncode:
-        last = (probe.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise DeviceError(f"Blender cannot be asked for its GPUs: {last}; run python -m render.system")
+        raise DeviceError(f"Blender cannot be asked for its GPUs: {_last(probe.stderr)}; run python -m render.system")
     found = len(json.loads(probe.stdout.splitlines()[-1])["gpus"])
     if found < gpus:
-        raise DeviceError(_too_few(gpus, found))
+        raise DeviceError(_too_few(gpus, found, backend))
 
 
-def _too_few(wanted: int, found: int) -> str:
+def require_eevee(gpus: int, backend: str = "auto") -> None:
+    """Raises `DeviceError` unless EEVEE, in a process of its own, draws as it should: without a display it ends the process."""
+    probe = _asked("render.selftest", "0" if gpus else "cpu", backend, "eevee")
+    if probe.returncode:
+        raise DeviceError(
+            f"--engine eevee: it cannot draw here: {_last(probe.stderr)}. It needs a driver that offers OpenGL without a display "
+            "(EGL: the GPU driver's own, or Mesa's libegl1); or say --engine cycles"
+        )
+
+
+def _asked(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True)
+
+
+def _last(text: str) -> str:
+    return (text.strip().splitlines() or ["it said nothing"])[-1]
+
+
+def _too_few(wanted: int, found: int, backend: str) -> str:
     instead = f"--gpus {found}, or --gpus 0 for the CPU" if found else "--gpus 0 to render on the CPU"
-    return (
-        f"--gpus {wanted}: Blender finds {found or 'no'} GPU{'s' if found > 1 else ''} it can use here; say {instead}"
-    )
+    of = "" if backend == "auto" else f" by --backend {backend}"
+    return f"--gpus {wanted}: Blender finds {found or 'no'} GPU{'s' if found > 1 else ''} it can use here{of}; say {instead}"
 
 
 def main() -> int:
     """The probe."""
-    backend, ids = available()
+    backend, ids = available(*sys.argv[1:2])
     print(json.dumps({"backend": backend, "gpus": ids}))
     return 0
 

@@ -224,6 +224,8 @@ def _use_quality(scene: bpy.types.Scene, quality: Quality, engine: str) -> None:
     cycles.caustics_reflective = cycles.caustics_refractive = quality.caustics
     cycles.use_light_tree, cycles.sampling_pattern = quality.light_tree, quality.pattern
     scene.eevee.taa_render_samples = quality.samples
+    # Light weaker than this EEVEE leaves out; its own value loses most of a faint lamp. 0 loses everything.
+    scene.eevee.light_threshold = 1e-5
 
 
 def encode_view(

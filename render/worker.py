@@ -16,11 +16,11 @@ import bpy
 import numpy as np
 
 from datasets import captures
-from render import checks, devices, fitting, lights, rigs, scene
+from render import checks, devices, fitting, lights, rigs, scene, selftest
 from render.passes import Studio, encode_view
 from render.settings import Settings
 from render.stages import Stages
-from turntable import cameras, framing, geometry, report
+from turntable import framing, geometry, report
 from turntable.config import resolved, restored
 from turntable.jobs import ItemError, serve
 
@@ -54,12 +54,14 @@ def read_job(values: dict[str, Any]) -> Job:
     return Job(values["uid"], asset, out, settings, values["record"], values.get("strict", False), largest)
 
 
-def render_asset(job: Job, gpu: int | None, threads: int, beat: Callable[[str], None]) -> dict[str, Any]:
+def render_asset(
+    job: Job, gpu: int | None, threads: int, beat: Callable[[str], None], backend: str = "auto"
+) -> dict[str, Any]:
     """Renders one asset on a GPU, or on the CPU (None), and writes its capture -> seconds by stage, views, what is doubtful."""
     stages, settings = Stages(), job.settings
     with stages.stage("load"):
         normalisation, vertices, faces, asset = scene.load(job.asset, settings.frame, job.max_asset_bytes)
-    device = devices.choose(gpu)  # a fresh scene comes with fresh preferences, in which no GPU is chosen
+    device = devices.choose(gpu, backend)  # a fresh scene comes with fresh preferences, in which no GPU is chosen
     drawn = rigs.draw(settings.rig, settings.view_count, settings.seed, job.uid)
     fitted = fitting.fitted(settings.rig, drawn, vertices, settings.resolution)
     depth_scale = rigs.depth_scale([camera for camera, _ in fitted])
@@ -150,24 +152,17 @@ def _contact_sheet(pictures: list[np.ndarray]) -> bytes:
     return report.encode_picture(report.contact_sheet(on_white, columns))
 
 
-def _warm_up(gpu: int | None) -> None:
-    """Renders a few pixels of nothing: a GPU's kernels may have to be compiled, which no item should pay for or time out on."""
-    bpy.ops.wm.read_factory_settings(use_empty=True)
-    settings = Settings(views=1, resolution=16, samples=1, denoise=False)
-    with Studio(settings, lights.Lights(1.0, ()), devices.choose(gpu)) as studio:
-        pose = cameras.look_at(np.array([0.0, -3.0, 0.0]))
-        studio.colour(rigs.Camera(pose, cameras.intrinsics_from_fov(50)), 0)
-
-
 def main() -> None:
-    """`python -m render.worker cpu 2` or `python -m render.worker 0 0`: the CPU or a GPU's number, and threads (0 = all)."""
-    gpu = None if sys.argv[1] == "cpu" else int(sys.argv[1])
+    """`python -m render.worker cpu 2` or `python -m render.worker 0 0 optix cycles`: the CPU or a GPU's number, threads (0 = all),
+    backend and engine."""
+    device, threads, backend, engine = (sys.argv[1:] + ["auto", "cycles"][len(sys.argv) - 3 :])[:4]
+    gpu = None if device == "cpu" else int(device)
 
     def prepare() -> dict[str, Any]:
-        _warm_up(gpu)
+        selftest.check(gpu, backend, engine)
         return {"blender": bpy.app.version_string}
 
-    serve(lambda job, beat: render_asset(read_job(job), gpu, int(sys.argv[2]), beat), prepare)
+    serve(lambda job, beat: render_asset(read_job(job), gpu, int(threads), beat, backend), prepare)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from render.settings import Settings
 from turntable.cluster import PYTHON, Cluster, ClusterConfig, make_order
 from turntable.files import log_folder
 from turntable.jobs import Limits, Worker
@@ -26,6 +27,10 @@ class Options(Protocol):
     def out(self) -> Path: ...
     @property
     def gpus(self) -> int: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def settings(self) -> Settings: ...
     @property
     def workers_per_gpu(self) -> int: ...
     @property
@@ -44,7 +49,7 @@ def make_workers(options: Options, module: str = "render.worker") -> list[Worker
     limits = _limits(options.limits, bool(options.gpus)).shared_by(each * len(devices))
     return [
         Worker(
-            [sys.executable, "-m", module, device, str(threads)],
+            [sys.executable, "-m", module, device, str(threads), options.backend, options.settings.engine],
             log_folder(options.out) / f"worker-{device}-{index}.log",
             limits,
         )
@@ -70,7 +75,7 @@ def workforce(
     on_gpu = cluster.gpus_per_worker > 0
     # Ray shows a worker the GPUs that it gave it and no others: the first of them is GPU 0.
     device, threads = ("0", 0) if on_gpu else ("cpu", max(int(cluster.cpus_per_worker), 1))
-    command = [PYTHON, "-m", module, device, str(threads)]
+    command = [PYTHON, "-m", module, device, str(threads), options.backend, options.settings.engine]
     order = make_order(command, _limits(options.limits, on_gpu), cluster, options.out, SELF_CONTAINED)
     with Cluster(order) as joined:
         yield joined.first_workers(), joined.workers
