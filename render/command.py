@@ -13,11 +13,10 @@ from typing import Any, Literal
 
 from datasets.captures import capture_name, capture_path
 from datasets.catalogue import Catalogue, CatalogueError, record
-from render.devices import require, require_eevee
 from render.estimate import Plan, prediction, spread, try_assets
 from render.report import ReportConfig, write_report
 from render.settings import Settings, complete
-from render.workforce import make_workers, workforce
+from render.workforce import check_blender, make_workers, workforce
 from turntable import config
 from turntable.cluster import ClusterConfig
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK
@@ -56,6 +55,8 @@ class RenderConfig:
     """How to render."""
     limits: Limits = field(default_factory=Limits)
     """What a worker may take."""
+    blender: Path | None = None
+    """Executable of a full Blender to render with, instead of the wheel of this Python; see python -m render.system."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     """Many machines."""
 
@@ -109,10 +110,8 @@ def render(options: RenderConfig, catalogue: Catalogue, uids: Sequence[str]) -> 
     """Renders what of `uids` is missing in `options.out` -> the command's exit code."""
     options = dataclasses.replace(options, settings=complete(options.settings))
     todo, summary = remaining(options.out, uids, capture_name, options.retry)
-    if todo and options.gpus:
-        require(options.gpus, options.backend)
-    if todo and options.settings.engine == "eevee" and not options.cluster.ray:
-        require_eevee(options.gpus, options.backend)
+    if todo:
+        check_blender(options)
     if options.dry_run:
         print(predict(options, catalogue, todo) if todo else f"nothing is left to do in {options.out}")
         return EXIT_OK

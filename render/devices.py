@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 
 from turntable.errors import UserError
 
@@ -82,19 +83,26 @@ def eevee() -> str:
     return next(name for name in ("BLENDER_EEVEE_NEXT", "BLENDER_EEVEE") if name in names)
 
 
-def require(gpus: int, backend: str = "auto") -> None:
+def wheel(module: str, *words: str) -> list[str]:
+    """The command that runs a module in this Python, with Blender's wheel; `render.full_blender.command` is the other way."""
+    return [sys.executable, "-m", module, *words]
+
+
+def require(gpus: int, backend: str = "auto", program: Callable[..., list[str]] = wheel) -> None:
     """Raises `DeviceError` unless Blender, asked in a process of its own, finds at least `gpus` GPUs of the backend."""
-    probe = _asked("render.devices", backend)
+    probe = _asked(program("render.devices", backend))
     if probe.returncode:
         raise DeviceError(f"Blender cannot be asked for its GPUs: {_last(probe.stderr)}; run python -m render.system")
-    found = len(json.loads(probe.stdout.splitlines()[-1])["gpus"])
+    # A full Blender greets and says goodbye around our line.
+    answer = next(line for line in reversed(probe.stdout.splitlines()) if line.startswith("{"))
+    found = len(json.loads(answer)["gpus"])
     if found < gpus:
         raise DeviceError(_too_few(gpus, found, backend))
 
 
-def require_eevee(gpus: int, backend: str = "auto") -> None:
+def require_eevee(gpus: int, backend: str = "auto", program: Callable[..., list[str]] = wheel) -> None:
     """Raises `DeviceError` unless EEVEE, in a process of its own, draws as it should: without a display it ends the process."""
-    probe = _asked("render.selftest", "0" if gpus else "cpu", backend, "eevee")
+    probe = _asked(program("render.selftest", "0" if gpus else "cpu", backend, "eevee"))
     if probe.returncode:
         raise DeviceError(
             f"--engine eevee: it cannot draw here: {_last(probe.stderr)}. It needs a driver that offers OpenGL without a display "
@@ -102,8 +110,8 @@ def require_eevee(gpus: int, backend: str = "auto") -> None:
         )
 
 
-def _asked(module: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True)
+def _asked(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def _last(text: str) -> str:

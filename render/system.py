@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ def advice(error: str) -> str:
     )
 
 
-def main() -> int:
+def check_wheel() -> int:
     """Exit code 0 when bpy imports."""
     try:
         import bpy  # noqa: F401
@@ -31,6 +32,35 @@ def main() -> int:
         print(advice(str(error)), file=sys.stderr)
         return EXIT_USAGE
     return EXIT_OK
+
+
+def check_full_blender(blender: Path, install: bool) -> int:
+    """Exit code 0 when workers can run in this Blender, given the packages that they need first if asked to."""
+    from render import full_blender
+
+    try:
+        (full_blender.install if install else full_blender.require)(blender)
+    except full_blender.BlenderError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    return EXIT_OK
+
+
+def main() -> int:
+    """The command. It is the first that a new environment runs, and needs none of our packages."""
+    parser = argparse.ArgumentParser(
+        prog="python -m render.system", description="Check whether Blender can render here."
+    )
+    parser.add_argument(
+        "--blender", type=Path, metavar="PATH", help="a full Blender's executable, instead of the wheel bpy"
+    )
+    parser.add_argument(
+        "--install", action="store_true", help="give that Blender's Python the packages that workers need"
+    )
+    options = parser.parse_args()
+    if options.install and not options.blender:
+        parser.error("--install needs --blender PATH; the wheel is installed by `make setup`")
+    return check_full_blender(options.blender, options.install) if options.blender else check_wheel()
 
 
 if __name__ == "__main__":

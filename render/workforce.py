@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from render import devices, full_blender
 from render.settings import Settings
 from turntable.cluster import PYTHON, Cluster, ClusterConfig, make_order
 from turntable.files import log_folder
@@ -34,6 +36,8 @@ class Options(Protocol):
     @property
     def workers_per_gpu(self) -> int: ...
     @property
+    def blender(self) -> Path | None: ...
+    @property
     def limits(self) -> Limits: ...
     @property
     def cluster(self) -> ClusterConfig: ...
@@ -49,13 +53,33 @@ def make_workers(options: Options, module: str = "render.worker") -> list[Worker
     limits = _limits(options.limits, bool(options.gpus)).shared_by(each * len(devices))
     return [
         Worker(
-            [sys.executable, "-m", module, device, str(threads), options.backend, options.settings.engine],
+            _command(options, sys.executable, module, device, str(threads), options.backend, options.settings.engine),
             log_folder(options.out) / f"worker-{device}-{index}.log",
             limits,
         )
         for device in devices
         for index in range(each)
     ]
+
+
+def _command(options: Options, python: str, module: str, *arguments: str) -> list[str]:
+    """How to run a module that needs Blender."""
+    if options.blender:
+        return full_blender.command(options.blender, module, *arguments)
+    return [python, "-m", module, *arguments]
+
+
+def check_blender(options: Options) -> None:
+    """Raises `UserError` unless this machine's Blender runs and has the GPUs; on a cluster every node finds out for itself."""
+    if options.cluster.ray:
+        return
+    if options.blender:
+        full_blender.require(options.blender)
+    program = functools.partial(_command, options, sys.executable)
+    if options.gpus:
+        devices.require(options.gpus, options.backend, program)
+    if options.settings.engine == "eevee":
+        devices.require_eevee(options.gpus, options.backend, program)
 
 
 def _limits(limits: Limits, on_gpu: bool) -> Limits:
@@ -75,7 +99,7 @@ def workforce(
     on_gpu = cluster.gpus_per_worker > 0
     # Ray shows a worker the GPUs that it gave it and no others: the first of them is GPU 0.
     device, threads = ("0", 0) if on_gpu else ("cpu", max(int(cluster.cpus_per_worker), 1))
-    command = [PYTHON, "-m", module, device, str(threads), options.backend, options.settings.engine]
+    command = _command(options, PYTHON, module, device, str(threads), options.backend, options.settings.engine)
     order = make_order(command, _limits(options.limits, on_gpu), cluster, options.out, SELF_CONTAINED)
     with Cluster(order) as joined:
         yield joined.first_workers(), joined.workers
