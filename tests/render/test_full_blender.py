@@ -80,6 +80,7 @@ def render(tmp_path: Path, out: str, *options: str) -> subprocess.CompletedProce
     return subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_full_blender_renders_what_the_wheel_renders(blender: Path, tmp_path: Path) -> None:
     lacking = render(tmp_path, "full", "--blender", str(blender))
     assert lacking.returncode == 2 and "lacks cv2" in lacking.stderr and "--install" in lacking.stderr
