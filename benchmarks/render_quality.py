@@ -15,8 +15,8 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,22 @@ from turntable.jobs import ItemError
 REFERENCE = Quality(samples=1024, denoise="none", bounces=12, light_tree=True)
 OBJAVERSE_XL = Quality(samples=128, adaptive=0.01, denoise="high", prefilter="accurate", bounces=12, light_tree=True)
 """objaverse-xl's script: samples, adaptive threshold and denoiser; Blender's own values for the rest."""
+TRAIN = PRESETS["train"]
 LADDER = {
     "objaverse-xl": OBJAVERSE_XL,
     **{f"preset {name}": quality for name, quality in PRESETS.items()},
+    **{f"{samples} samples": replace(TRAIN, samples=samples) for samples in (8, 16, 24, 32, 48, 64)},
+    "train, not denoised": replace(TRAIN, denoise="none"),
+    "train, denoiser high": replace(TRAIN, denoise="high"),
+    "train, guides as they are": replace(TRAIN, prefilter="none"),
+    "train, guides accurate": replace(TRAIN, prefilter="accurate"),
+    "train, no light tree": replace(TRAIN, light_tree=False),
+    "train, 3 bounces": replace(TRAIN, bounces=3),
+    "train, no caustics": replace(TRAIN, caustics=False),
+    "train, blue noise": replace(TRAIN, pattern="BLUE_NOISE"),
+    "64, adaptive 0.1": replace(TRAIN, samples=64, adaptive=0.1),
 }
+"""Name -> setting; times are compared with the first."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +66,22 @@ class QualityBenchmark:
     """Pictures an asset."""
     resolution: int = 256
     """Pixels a side."""
+    only: tuple[str, ...] = ()
+    """Names of the settings to measure beside the first; default: all."""
     threads: int = 0
     """Of Cycles; 0 = all cores."""
     out: Path = Path("benchmarks/results/render_quality.json")
+
+    def __post_init__(self) -> None:
+        unknown = set(self.only) - set(LADDER)
+        if unknown or min(self.assets, self.views) < 1:
+            raise ValueError(f"assets and views must be at least 1, and only some of {list(LADDER)}; got {self}")
+
+    @property
+    def ladder(self) -> dict[str, Quality]:
+        """The settings to measure."""
+        first = next(iter(LADDER))
+        return {name: quality for name, quality in LADDER.items() if not self.only or name in (first, *self.only)}
 
 
 def psnr(picture: np.ndarray, reference: np.ndarray) -> float:
@@ -76,9 +101,9 @@ def measure_asset(path: Path, uid: str, options: QualityBenchmark) -> Iterator[d
     with Studio(settings, lighting, devices.choose(None), options.threads) as studio:
         # Another seed: no setting shares its noise.
         references = [studio.colour(pose, 12345 + index, REFERENCE) for index, pose in enumerate(poses)]
-        for name, quality in LADDER.items():
+        for name, quality in options.ladder.items():
             # What a change of settings costs the scene is no view's cost.
-            studio.colour(poses[0], 0, quality)
+            studio.colour(poses[0], 0, replace(quality, samples=1))
             for index, (pose, reference) in enumerate(zip(poses, references, strict=True)):
                 started = time.perf_counter()
                 picture = studio.colour(pose, index, quality)
@@ -86,19 +111,17 @@ def measure_asset(path: Path, uid: str, options: QualityBenchmark) -> Iterator[d
                 yield {"uid": uid, "view": index, "setting": name, "seconds": seconds, "psnr": psnr(picture, reference)}
 
 
-def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarise(rows: list[dict[str, Any]], names: Iterable[str]) -> list[dict[str, Any]]:
     """A row a setting: mean and worst PSNR, seconds a view, and how often it goes into objaverse-xl's time."""
     table = []
-    for name in LADDER:
+    for name in names:
         of = [row for row in rows if row["setting"] == name]
         seconds = statistics.mean(row["seconds"] for row in of)
         level = [row["psnr"] for row in of]
         table.append(
             {"setting": name, "psnr_mean": statistics.mean(level), "psnr_worst": min(level), "seconds": seconds}
         )
-    for row in table:
-        row["times_as_fast"] = table[0]["seconds"] / row["seconds"]
-    return table
+    return [{**row, "times_as_fast": table[0]["seconds"] / row["seconds"]} for row in table]
 
 
 def main() -> int:
@@ -112,7 +135,7 @@ def main() -> int:
             rows += measure_asset(catalogue.fetch(uid), uid, options)
         except ItemError as error:
             print(f"{uid}: left out, {error.reason}")
-    table = summarise(rows)
+    table = summarise(rows, options.ladder)
     print(f"{'setting':24} {'PSNR mean':>9} {'worst':>6} {'s a view':>9} {'times as fast':>13}")
     for row in table:
         print(
@@ -121,7 +144,7 @@ def main() -> int:
         )
     machine = {"python": platform.python_version(), "blender": bpy.app.version_string, "cores": os.cpu_count()}
     result = {"command": shlex.join(sys.orig_argv[1:]), "machine": machine, "options": config.resolved(options)}
-    settings = {name: json.loads(json.dumps(vars(quality))) for name, quality in LADDER.items()}
+    settings = {name: json.loads(json.dumps(vars(quality))) for name, quality in options.ladder.items()}
     write_json(options.out, {**result, "settings": settings, "table": table, "rows": rows})
     return EXIT_OK
 

@@ -14,8 +14,8 @@ import tyro
 
 from datasets.captures import CaptureReader
 from datasets.contents import contents
-from datasets.pictures import decode_normal
-from datasets.shards import ShardSet
+from datasets.pictures import decode_normal, decode_position
+from datasets.shards import ShardReader, ShardSet
 from turntable import config as command_line
 from turntable import framing, report
 from turntable.errors import EXIT_OK, UserError
@@ -24,7 +24,7 @@ from turntable.files import write_bytes
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """Draws a contact sheet: of every object some of its views, then depth and normals of the first."""
+    """Draws a contact sheet: of every object some of its views, then all other passes of the first."""
 
     path: tyro.conf.Positional[Path]
     """A capture, a folder of captures, a shard or a folder of shards."""
@@ -55,10 +55,8 @@ class Row:
     views: int
     rgba: Callable[[int], np.ndarray]
     """View -> (S, S, 4) uint8."""
-    depth: Callable[[int], np.ndarray] | None
-    """View -> (S, S) object units, 0 where nothing is hit; None without such a pass."""
-    normal: Callable[[int], np.ndarray] | None
-    """View -> (S, S, 3) unit normals in the world frame, 0 where nothing is hit."""
+    others: dict[str, Callable[[int], np.ndarray]]
+    """Pass -> view -> (S, S, 3) uint8 picture of it, white where nothing is hit."""
 
 
 def evenly(count: int, wanted: int) -> list[int]:
@@ -72,9 +70,9 @@ def contact_sheet(config: ShowConfig) -> np.ndarray:
     rows = _capture_rows(files, config) if kind == "captures" else _shard_rows(files, config)
     pictures: list[np.ndarray] = []
     captions: list[str] = []
-    columns = config.views + 2
-    for row in rows:
-        tiles = _tiles(row, config)
+    drawn = [_tiles(row, config) for row in rows]
+    columns = max(len(tiles) for tiles in drawn)
+    for tiles in drawn:
         tiles += [("", np.full((config.size, config.size, 3), 255, np.uint8))] * (columns - len(tiles))
         captions += [caption for caption, _ in tiles]
         pictures += [picture for _, picture in tiles]
@@ -91,13 +89,8 @@ def _capture_rows(files: list[Path], config: ShowConfig) -> Iterator[Row]:
                 capture.record,
                 len(capture),
                 partial(capture.picture, "rgba"),
-                capture.depth if "depth" in capture.passes else None,
-                partial(_capture_normal, capture) if "normal" in capture.passes else None,
+                {name: partial(DRAWN[name], capture) for name in capture.passes if name in DRAWN},
             )
-
-
-def _capture_normal(capture: CaptureReader, view: int) -> np.ndarray:
-    return decode_normal(capture.picture("normal", view))
 
 
 def _shard_rows(files: list[Path], config: ShowConfig) -> Iterator[Row]:
@@ -110,8 +103,7 @@ def _shard_rows(files: list[Path], config: ShowConfig) -> Iterator[Row]:
             reader.record(number),
             reader.view_count(number),
             partial(reader.picture, number, size=reader.stored_size(config.size)),
-            partial(reader.depth, number) if "depth" in passes else None,
-            partial(reader.normal, number) if "normal" in passes else None,
+            {name: partial(draw, reader, number) for name, draw in SHARD_DRAWN.items() if name in passes},
         )
 
 
@@ -124,10 +116,8 @@ def _tiles(row: Row, config: ShowConfig) -> list[tuple[str, np.ndarray]]:
         tiles.append((f"view {view}", (framing.on_background(rgba) * 255).round().astype(np.uint8)))
     name = row.record.get("lvis_class") or row.record.get("name") or ""
     tiles[0] = (f"{row.uid[:8]} {name}", tiles[0][1])
-    if row.depth:
-        tiles.append((f"depth {views[0]}", _shrunk(_grey_depth(row.depth(views[0])), config.size)))
-    if row.normal:
-        tiles.append((f"normal {views[0]}", _shrunk(_coloured_normal(row.normal(views[0])), config.size)))
+    for name, draw in row.others.items():
+        tiles.append((f"{name} {views[0]}", _shrunk(draw(views[0]), config.size)))
     return tiles
 
 
@@ -142,6 +132,33 @@ def _grey_depth(depth: np.ndarray) -> np.ndarray:
 def _coloured_normal(normal: np.ndarray) -> np.ndarray:
     """(S, S, 3) unit normals -> (S, S, 3) uint8: x, y, z as red, green, blue, nothing is white."""
     return np.where(normal.any(axis=-1, keepdims=True), (normal + 1) * 127.5, 255).astype(np.uint8)
+
+
+def _on_white(values: np.ndarray) -> np.ndarray:
+    """(S, S, 3) uint8 -> the same, white where it is black."""
+    return np.where(values.any(axis=-1, keepdims=True), values, 255).astype(np.uint8)
+
+
+def _coloured_position(encoded: np.ndarray) -> np.ndarray:
+    """(S, S, 3) uint16 -> (S, S, 3) uint8: x, y, z as red, green, blue, from -1 to 1."""
+    points = decode_position(encoded)
+    return np.where(np.isnan(points), 255, (np.nan_to_num(points) + 1) * 127.5).clip(0, 255).astype(np.uint8)
+
+
+DRAWN: dict[str, Callable[[CaptureReader, int], np.ndarray]] = {
+    "depth": lambda capture, view: _grey_depth(capture.depth(view)),
+    "normal": lambda capture, view: _coloured_normal(decode_normal(capture.picture("normal", view))),
+    "albedo": lambda capture, view: _on_white(capture.picture("albedo", view)),
+    "position": lambda capture, view: _coloured_position(capture.picture("position", view)),
+    "material": lambda capture, view: _on_white(capture.picture("material", view)),
+    "mask": lambda capture, view: np.repeat(255 - capture.picture("mask", view)[..., None], 3, axis=2),
+}
+"""Pass -> a capture's picture of it for people."""
+SHARD_DRAWN: dict[str, Callable[[ShardReader, int, int], np.ndarray]] = {
+    "depth": lambda reader, number, view: _grey_depth(reader.depth(number, view)),
+    "normal": lambda reader, number, view: _coloured_normal(reader.normal(number, view)),
+}
+"""The same of a shard's."""
 
 
 def _shrunk(picture: np.ndarray, size: int) -> np.ndarray:

@@ -21,7 +21,9 @@ from tqdm import tqdm
 
 from datasets.captures import CaptureError, CaptureReader
 from datasets.contents import contents
+from datasets.pictures import decode_position
 from datasets.shards import USER_BLOCK, ShardError, ShardReader, check_header, mapped, user_block
+from turntable import cameras
 from turntable import config as command_line
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK
 from turntable.geometry import Geometry
@@ -30,6 +32,9 @@ RIGID_TOLERANCE = 1e-5
 """Largest deviation of RᵀR from the identity. Cameras are stored in double precision; single precision keeps 1e-6."""
 BOX_TOLERANCE = 1e-3
 """How far beyond the unit sphere a surface point may lie: half precision's step near 1 is 5e-4."""
+
+POSITION_TOLERANCE = 1e-4
+"""How far a stored position may lie from what depth and camera say, object units, beyond a step of depth."""
 
 
 @dataclass(frozen=True)
@@ -181,9 +186,39 @@ def check_capture(path: Path) -> Checked:
         if "rgba" not in reader.passes:
             problems.append(f"{path}: not every view has an rgba picture; its passes are {reader.passes}")
         for view in range(len(reader)):
-            for name in reader.passes:
-                problems += _tried(where, partial(_decodes, reader.picture, name, view))
+            unreadable = [
+                p for name in reader.passes for p in _tried(where, partial(_decodes, reader.picture, name, view))
+            ]
+            problems += unreadable or _tried(where, partial(pass_problems, reader, view))
         return Checked(path.stem, len(reader), problems)
+
+
+HITS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "depth": lambda picture: picture > 0,
+    "normal": lambda picture: picture.any(axis=-1),
+    "position": lambda picture: picture.any(axis=-1),
+    "material": lambda picture: picture[..., 0] > 0,
+    "mask": lambda picture: picture > 0,
+}
+"""Pass -> where its picture says that something is hit."""
+
+
+def pass_problems(reader: CaptureReader, view: int) -> Iterator[str]:
+    """In what the passes of one view, all of one render, do not fit together."""
+    hits = {name: HITS[name](reader.picture(name, view)) for name in reader.passes if name in HITS}
+    first = next(iter(hits), None)
+    for name, hit in hits.items():
+        differing = int((hit != hits[first]).sum()) if first else 0
+        if differing:
+            yield f"view {view}: {name} and {first} differ in whether {differing} pixels hit anything"
+    if "position" in hits and "depth" in hits and (hits["position"] == hits["depth"]).all():
+        uv = cameras.pixel_centres(reader.width, reader.height)
+        pose, lens = reader.world_from_camera[view], reader.intrinsics[view]
+        points = cameras.backproject(uv, reader.depth(view), pose, lens)
+        error = np.abs(points - decode_position(reader.picture("position", view)))[hits["depth"]].max(initial=0)
+        # Depth is rounded to a step, and position to its own, of less than half this.
+        if error > POSITION_TOLERANCE + reader.depth_scale:
+            yield f"view {view}: position and depth are {error:.4f} apart"
 
 
 def camera_problems(world_from_camera: np.ndarray, intrinsics: np.ndarray) -> Iterator[str]:

@@ -23,8 +23,8 @@ class Quality:
     """How the denoiser cleans its guides (albedo and normal) first."""
     bounces: int = 6
     """Times a path may be scattered."""
-    light_tree: bool = False
-    """Choosing lamps by a tree of them pays where there are many; there are a handful."""
+    light_tree: bool = True
+    """Chooses lamps by what they give each point: a tenth more time, less noise, and much less on assets that glow."""
     caustics: bool = True
     """Light that reaches a matt surface by way of a mirror."""
     pattern: Literal["AUTOMATIC", "TABULATED_SOBOL", "BLUE_NOISE"] = "AUTOMATIC"
@@ -32,7 +32,7 @@ class Quality:
 
 
 PRESETS: dict[Preset, Quality] = {
-    "draft": Quality(samples=8),
-    "train": Quality(samples=32),
-    "final": Quality(samples=256, denoise="high", prefilter="accurate", bounces=12),
+    "draft": Quality(samples=8, bounces=4),
+    "train": Quality(samples=24),
+    "final": Quality(samples=256, adaptive=0.005, denoise="high", prefilter="accurate", bounces=12),
 }

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from datasets.captures import CaptureReader
-from datasets.pictures import decode_position
+from datasets.pictures import decode_png, decode_position, encode_png
+from datasets.verify import check_capture
 from render import scene
 from render.lights import Lights
 from render.passes import Seen, Studio
@@ -224,3 +225,25 @@ def test_colour_alone_renders_no_geometry_and_the_same_colour(tmp_path: Path) ->
         assert a.passes == ["rgba"] and b.passes == ["rgba", "mask"]
         assert a.encoded("rgba", 1) == b.encoded("rgba", 1) == c.encoded("rgba", 1)
         assert all(view["hit"] > 0 for view in a.view_records)
+
+
+def test_verify_finds_passes_that_do_not_fit_together(tmp_path: Path) -> None:
+    path = capture(tmp_path, passes=ALL)
+    sound = tmp_path / "ab" / "abc.zip"
+    sound.parent.mkdir()
+    path.rename(sound)
+    assert check_capture(sound).problems == []
+    for name, words in (("mask", "differ in whether"), ("position", "position and depth are")):
+        wrong = tmp_path / name / "ab" / "abc.zip"
+        wrong.parent.mkdir(parents=True)
+        with zipfile.ZipFile(sound) as old, zipfile.ZipFile(wrong, "w") as new:
+            for entry in old.namelist():
+                content = old.read(entry)
+                if entry == f"{name}/001.png":
+                    picture = decode_png(content)
+                    # A mask of everything; positions a hundredth of a unit to the side.
+                    picture = picture | 255 if name == "mask" else np.where(picture, picture + 300, 0).astype(np.uint16)
+                    content = encode_png(picture)
+                new.writestr(entry, content)
+        problems = check_capture(wrong).problems
+        assert problems and all("view 1" in problem and words in problem for problem in problems), problems
