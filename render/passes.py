@@ -154,12 +154,8 @@ class Studio:
             lamp.hide_render = not on
         self.scene.world = world
 
-    def aim(self, camera: Camera) -> None:
-        """Puts the scene's camera where `camera` is."""
-        _aim(self._camera, camera)
-
     def _render(self, camera: Camera) -> None:
-        self.aim(camera)
+        _aim(self._camera, camera)
         self.scene.render.filepath = str(self.path)
         try:
             bpy.ops.render.render(write_still=True)
