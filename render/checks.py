@@ -35,9 +35,10 @@ def check_view(rgba: np.ndarray, depth: np.ndarray | None, thresholds: Threshold
     """The checks of one view: rgba (H, W, 4) uint8 straight alpha, depth (H, W) object units, 0 = nothing hit. JSON values.
     Without a depth (None), any opacity counts as hit.
 
-    `coverage`: share of pixels that are object. `hit`: share with a depth. `border`: whether the object touches the picture's
-    border. `black`, `blown`: shares of the object's pixels whose channels are all below 8, all above 252. `brightness`: mean
-    of the object's pixels over all channels, 0 … 255. `doubts`: which of them the thresholds mark.
+    `coverage`: share of pixels that are object. `seen`: share that is not wholly transparent. `hit`: share with a depth. `border`:
+    whether the object touches the picture's border. `black`, `blown`: shares of the object's pixels whose channels are all below
+    8, all above 252. `brightness`: mean of the object's pixels over all channels, 0 … 255. `doubts`: which of them the
+    thresholds mark.
     """
     alpha = rgba[..., 3]
     edge = np.concatenate([alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]])
@@ -45,6 +46,7 @@ def check_view(rgba: np.ndarray, depth: np.ndarray | None, thresholds: Threshold
     count = max(len(inside), 1)
     found = {
         "coverage": _rounded((alpha >= 128).mean()),
+        "seen": _rounded((alpha >= 8).mean()),
         "hit": _rounded(((alpha if depth is None else depth) > 0).mean()),
         "border": bool((edge >= 8).any()),
         "black": _rounded((inside < 8).all(axis=1).sum() / count),

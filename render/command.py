@@ -14,6 +14,7 @@ from typing import Any, Literal
 from datasets.captures import capture_name, capture_path
 from datasets.catalogue import Catalogue, CatalogueError, record
 from render.estimate import Plan, prediction, spread, try_assets
+from render.formats import Bounds
 from render.report import ReportConfig, write_report
 from render.settings import Settings, complete
 from render.workforce import check_blender, make_workers, workforce
@@ -49,10 +50,10 @@ class RenderConfig:
     """Assets about which anything is doubtful (see the thresholds) fail with the reason `doubtful`."""
     dry_run: bool = False
     """Render a few views of a few assets, into a temporary folder, and predict time, disk and GPU hours for all."""
-    max_asset_mb: float = 2048.0
-    """Largest file of an asset, megabytes; larger ones fail with `bad-asset` before they are read."""
     settings: Settings = field(default_factory=Settings)
     """How to render."""
+    bounds: Bounds = field(default_factory=Bounds)
+    """What is too much for one asset."""
     limits: Limits = field(default_factory=Limits)
     """What a worker may take."""
     blender: Path | None = None
@@ -68,8 +69,6 @@ class RenderConfig:
         for name in ("gpus", "workers_per_gpu", "prefetch"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not self.max_asset_mb > 0:
-            raise ValueError(f"max_asset_mb must be positive, got {self.max_asset_mb}")
 
 
 def job_maker(options: RenderConfig, catalogue: Catalogue) -> Callable[[str], dict[str, Any]]:
@@ -83,7 +82,7 @@ def job_maker(options: RenderConfig, catalogue: Catalogue) -> Callable[[str], di
             raise ItemError(error.reason, str(error)) from error
         out = str(capture_path(options.out, uid).absolute())
         job = {"uid": uid, "asset": str(path.absolute()), "out": out, "settings": settings, "record": origin}
-        return {**job, "strict": options.strict, "max_asset_bytes": options.max_asset_mb * 1e6}
+        return {**job, "strict": options.strict, "bounds": config.resolved(options.bounds)}
 
     return make
 

@@ -6,9 +6,8 @@ objects hidden). Only a render engine gets the second. So we are one for a momen
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +69,9 @@ def _with_render_depsgraph(read: Callable[[Any], None]) -> None:
     before = scene.render.engine
     try:
         scene.render.engine = _Reader.bl_idname
-        with _some_camera(scene):
-            bpy.ops.render.render()
+        if not scene.camera:
+            _add_camera(scene)
+        bpy.ops.render.render()
     finally:
         scene.render.engine = before
         # A class that stays registered keeps the process from ending.
@@ -80,18 +80,11 @@ def _with_render_depsgraph(read: Callable[[Any], None]) -> None:
         raise _Reader.error
 
 
-@contextlib.contextmanager
-def _some_camera(scene: bpy.types.Scene) -> Iterator[None]:
-    """No render starts without a camera."""
-    before, data = scene.camera, bpy.data.cameras.new("any")
-    camera = bpy.data.objects.new("any", data)
+def _add_camera(scene: bpy.types.Scene) -> None:
+    """No render starts without a camera. It stays: to take it away again would have Blender look through all objects again."""
+    camera = bpy.data.objects.new("any", bpy.data.cameras.new("any"))
     scene.collection.objects.link(camera)
     scene.camera = camera
-    try:
-        yield
-    finally:
-        bpy.data.cameras.remove(data)  # and the object with it
-        scene.camera = before
 
 
 class _Parts:

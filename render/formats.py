@@ -6,6 +6,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from turntable.jobs import ItemError
@@ -27,6 +28,24 @@ SUFFIXES: tuple[str, ...] = (
 )
 """Suffixes of asset files, lower case, in the order in which one is preferred where a folder has the same asset twice."""
 
+
+@dataclass(frozen=True)
+class Bounds:
+    """What is too much for one asset; it then fails with `bad-asset` before Blender sees it."""
+
+    max_asset_mb: float = 2048.0
+    """Largest file, and largest file beside it that it is made of, megabytes."""
+    max_nodes: int = 10_000
+    """Most nodes of a glTF file. Blender makes an object of each: one with 10,000 took three times as long to load
+    as one with 2,500, one with 20,000 twenty times. The most in 632 of Objaverse's models is 123."""
+
+    def __post_init__(self) -> None:
+        if not (self.max_asset_mb > 0 and self.max_nodes > 0):
+            raise ValueError(f"max_asset_mb and max_nodes must be positive, got {self.max_asset_mb}, {self.max_nodes}")
+
+
+BOUNDS = Bounds()
+"""The usual ones."""
 AGAIN = "delete it and download it again"
 _HEAD = 4096
 _SIGNATURES: dict[str, bytes] = {
@@ -76,24 +95,28 @@ def bad(path: Path, what: str) -> ItemError:
     return ItemError("bad-asset", f"{path}: {what}")
 
 
+def check_size(path: Path, file: Path, bounds: Bounds) -> None:
+    """Refuses the asset `path` for the size of `file`: its own, or one beside it."""
+    size = file.stat().st_size / 1e6
+    if size > bounds.max_asset_mb:
+        what = "" if file == path else f"{file.name} beside it has "
+        raise bad(path, f"{what}{size:.3g} MB, more than {bounds.max_asset_mb:g}; --max-asset-mb allows more")
+
+
 def identify(head: bytes) -> str:
     """What a file that begins so is, in words; empty where it is nothing that we know."""
     found = (name for name, signature in _SIGNATURES.items() if re.match(signature, head, re.IGNORECASE))
     return next(found, "")
 
 
-def check(path: Path, max_bytes: float) -> None:
-    """Raises `ItemError` `bad-asset` unless the file is of a known format, of its suffix, not too large, and seems whole."""
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise bad(path, f"{suffix or 'no suffix'}; assets are read from {' '.join(SUFFIXES)}")
-    size = path.stat().st_size
-    if size > max_bytes:
-        raise bad(path, f"{size / 1e6:.0f} MB, more than {max_bytes / 1e6:g}; --max-asset-mb allows more")
+def check(path: Path, bounds: Bounds) -> None:
+    """Raises `ItemError` `bad-asset` unless the file is what its suffix says, not too large, and seems whole."""
+    suffix, size = path.suffix.lower(), path.stat().st_size
+    check_size(path, path, bounds)
     with path.open("rb") as handle:
         head = handle.read(_HEAD)
     found = identify(head)
-    if found not in _ACCEPTED[suffix] and not (suffix == ".stl" and _stl_triangles(head, size) is not None):
+    if found not in _ACCEPTED.get(suffix, {""}) and not (suffix == ".stl" and _stl_triangles(head, size) is not None):
         what = "empty" if not head else f"{found}" if found else f"beginning with {head[:8]!r}"
         raise bad(path, f"not a {suffix[1:]} file but {what}; {AGAIN}, or give it its right suffix")
     complaint = _WHOLE[suffix](path, head, size) if suffix in _WHOLE else None

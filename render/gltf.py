@@ -13,21 +13,20 @@ from typing import Any
 import numpy as np
 
 from render import references, texture_sizes
-from render.formats import AGAIN, bad
+from render.formats import AGAIN, BOUNDS, Bounds, bad, check_size
 from turntable.errors import UserError
 
-MAX_NODES = 20_000
-"""Blender's import slows with the square of the node count: 70,000 take minutes."""
 _FLOAT = 5126
 
 
-def inspect(path: Path) -> dict[str, int]:
+def inspect(path: Path, bounds: Bounds = BOUNDS) -> dict[str, int]:
     """Counts of nodes, textures and animations. Anything that must not reach Blender is an `ItemError` `bad-asset`."""
     content, start = read_json(path)
     nodes = len(_listed(path, content, "nodes"))
-    if nodes > MAX_NODES:
-        raise bad(path, f"{nodes} nodes, more than {MAX_NODES}; Blender would import it for minutes")
-    buffers = _Buffers(path, _listed(path, content, "buffers"), start)
+    if nodes > bounds.max_nodes:
+        why = "Blender would import it for minutes (--max-nodes lets it)"
+        raise bad(path, f"{nodes} nodes, more than {bounds.max_nodes}; {why}")
+    buffers = _Buffers(path, _listed(path, content, "buffers"), start, bounds)
     _check_pictures(path, content, buffers)
     _check_finite(path, content, buffers)
     return {name: len(_listed(path, content, name)) for name in ("nodes", "textures", "animations")}
@@ -69,11 +68,11 @@ def _listed(path: Path, content: dict[str, Any], name: str) -> list[dict[str, An
 class _Buffers:
     """The binary data of a document: in its own chunk, in a file beside it, or written out in its JSON."""
 
-    def __init__(self, path: Path, buffers: list[dict[str, Any]], start: int) -> None:
-        self._places = [self._place(path, buffer, start) for buffer in buffers]
+    def __init__(self, path: Path, buffers: list[dict[str, Any]], start: int, bounds: Bounds) -> None:
+        self._places = [self._place(path, buffer, start, bounds) for buffer in buffers]
 
     @staticmethod
-    def _place(path: Path, buffer: dict[str, Any], start: int) -> tuple[Path, int] | bytes:
+    def _place(path: Path, buffer: dict[str, Any], start: int, bounds: Bounds) -> tuple[Path, int] | bytes:
         uri, length = buffer.get("uri"), buffer.get("byteLength")
         if uri is None:
             return path, start
@@ -82,6 +81,7 @@ class _Buffers:
         file = _beside(path, str(uri))
         if not file.is_file():
             raise bad(path, f"its buffer {uri!r} is not beside it; download the whole folder")
+        check_size(path, file, bounds)
         if isinstance(length, int) and file.stat().st_size < length:
             raise bad(path, f"its buffer {uri!r} is cut off, {file.stat().st_size} of {length} bytes; {AGAIN}")
         return file, 0

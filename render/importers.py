@@ -10,17 +10,19 @@ from typing import Any
 import bpy
 
 from render import blendfile, formats, gltf, references, usd
-from render.formats import bad
+from render.formats import Bounds, bad
 from turntable.errors import UserError
 from turntable.jobs import ItemError
 
 
-def check(path: Path, max_bytes: float) -> dict[str, int]:
+def check(path: Path, bounds: Bounds) -> dict[str, int]:
     """Refuses (`ItemError` `bad-asset`) what must not reach Blender -> what the file says of itself without it."""
-    formats.check(path, max_bytes)
     suffix = path.suffix.lower()
+    if suffix not in IMPORTERS:
+        raise bad(path, f"{suffix or 'no suffix'}; assets are read from {' '.join(IMPORTERS)}")
+    formats.check(path, bounds)
     if suffix in (".glb", ".gltf"):
-        return gltf.inspect(path)
+        return gltf.inspect(path, bounds)
     if suffix in _CHECKS:
         _CHECKS[suffix](path)
     return {}

@@ -17,6 +17,7 @@ import numpy as np
 
 from datasets import captures
 from render import checks, devices, fitting, lights, rigs, scene, selftest
+from render.formats import BOUNDS, Bounds
 from render.passes import Studio, encode_view
 from render.settings import Settings
 from render.stages import Stages
@@ -42,16 +43,16 @@ class Job:
     """What the catalogue knows: source, class, licence, attribution. JSON values."""
     strict: bool = False
     """Whether an asset about which anything is doubtful fails."""
-    max_asset_bytes: float = scene.MAX_ASSET_BYTES
-    """Largest file that is read."""
+    bounds: Bounds = BOUNDS
+    """What is too large to be read."""
 
 
 def read_job(values: dict[str, Any]) -> Job:
     """A job's JSON values."""
     settings = restored(Settings, values["settings"])
     asset, out = Path(values["asset"]), Path(values["out"])
-    largest = values.get("max_asset_bytes", scene.MAX_ASSET_BYTES)
-    return Job(values["uid"], asset, out, settings, values["record"], values.get("strict", False), largest)
+    bounds = restored(Bounds, values.get("bounds", {}))
+    return Job(values["uid"], asset, out, settings, values["record"], values.get("strict", False), bounds)
 
 
 def render_asset(
@@ -60,7 +61,7 @@ def render_asset(
     """Renders one asset on a GPU, or on the CPU (None), and writes its capture -> seconds by stage, views, what is doubtful."""
     stages, settings = Stages(), job.settings
     with stages.stage("load"):
-        normalisation, vertices, faces, asset = scene.load(job.asset, settings.frame, job.max_asset_bytes)
+        normalisation, vertices, faces, asset = scene.load(job.asset, settings.frame, job.bounds)
     device = devices.choose(gpu, backend)  # a fresh scene comes with fresh preferences, in which no GPU is chosen
     drawn = rigs.draw(settings.rig, settings.view_count, settings.seed, job.uid)
     fitted = fitting.fitted(settings.rig, drawn, vertices, settings.resolution)
@@ -130,8 +131,11 @@ def _views(
 
 def _judge(job: Job, views: list[captures.View], asset: dict[str, Any]) -> list[str]:
     """What is doubtful about the asset. Nothing to be seen is a failure, and with --strict any doubt is."""
-    if not any(view.record["hit"] for view in views):
-        raise ItemError("empty", f"{job.asset}: nothing of it is seen in any of {len(views)} views")
+    if not any(view.record["hit"] or view.record["seen"] for view in views):
+        there = (
+            f"its {asset['triangles']} triangles stand before the camera, but their materials are wholly transparent"
+        )
+        raise ItemError("empty", f"{job.asset}: nothing of it is seen in any of {len(views)} views: {there}")
     doubts = checks.asset_doubts([view.record for view in views], asset)
     if doubts and job.strict:
         raise ItemError("doubtful", f"{job.asset}: {'; '.join(doubts)}; --strict lets no doubtful asset pass")

@@ -106,6 +106,23 @@ def bracket(stretch: float = 1.0) -> Gltf:
     return boxes([(low, (high[0] * stretch, *high[1:]), colour), *others])
 
 
+def rigged() -> Gltf:
+    """A box that hangs on two bones."""
+    asset = Gltf()
+    vertices, faces = box_mesh((0, 0, 0), (1, 3, 1))
+    mesh = asset.mesh(vertices, faces)
+    attributes = asset.content["meshes"][mesh]["primitives"][0]["attributes"]
+    attributes["JOINTS_0"] = asset.accessor(np.tile(np.array([[0, 1, 0, 0]], np.uint8), (8, 1)), "VEC4")
+    attributes["WEIGHTS_0"] = asset.accessor(np.tile(np.array([[0.5, 0.5, 0, 0]], np.float32), (8, 1)), "VEC4")
+    tip = asset.node(root=False, translation=[0, 30, 0])
+    base = asset.node(children=[tip])
+    asset.node(mesh=mesh, skin=0)
+    inverse = np.tile(np.eye(4, dtype=np.float32).reshape(1, 16), (2, 1))
+    inverse[1, 13] = -30
+    asset.content["skins"] = [{"joints": [base, tip], "inverseBindMatrices": asset.accessor(inverse, "MAT4")}]
+    return asset
+
+
 def write_cache(folder: Path, models: dict[str, bytes]) -> Path:
     """An Objaverse cache that holds `models` (uid -> content of its .glb), all of them of LVIS class `chair`."""
     paths = {uid: f"glbs/000-000/{uid}.glb" for uid in models}

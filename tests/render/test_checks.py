@@ -19,7 +19,15 @@ def test_coverage_border_and_brightness() -> None:
     depth[2:4, 2:8] = 2.0
     found = check_view(picture(100, slice(2, 7)), depth)
     assert found.pop("doubts") == []
-    assert found == {"coverage": 0.3, "hit": 0.12, "border": False, "black": 0.0, "blown": 0.0, "brightness": 100.0}
+    assert found == {
+        "coverage": 0.3,
+        "seen": 0.3,
+        "hit": 0.12,
+        "border": False,
+        "black": 0.0,
+        "blown": 0.0,
+        "brightness": 100.0,
+    }
     assert check_view(picture(100, slice(0, 5)), depth)["border"]
 
 
