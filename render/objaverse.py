@@ -49,7 +49,7 @@ def main() -> int:
     """The command."""
     options = config.parse(ObjaverseConfig, "Render Objaverse's objects into captures.")
     with contextlib.closing(Spool(local_folder(options.out, "downloads"))) as spool:
-        kept, limit = options.keep_assets == "yes", int(options.max_asset_mb * 1e6)
+        kept, limit = options.keep_assets == "yes", int(options.bounds.max_asset_mb * 1e6)
         catalogue = Objaverse(options.cache, options.mirror, spool=None if kept else spool, asset_bytes=limit)
         listed = read_uids(options.uids) if options.uids else None
         return render(options, catalogue, catalogue.select(listed, options.filters))

@@ -48,7 +48,7 @@ def main() -> int:
     entries = read_annotations(tables, options.filters, SUFFIXES)
     listed = read_uids(options.uids) if options.uids else list(entries)
     with contextlib.closing(Spool(local_folder(options.out, "downloads"))) as spool:
-        kept, limit = options.keep_assets == "yes", int(options.max_asset_mb * 1e6)
+        kept, limit = options.keep_assets == "yes", int(options.bounds.max_asset_mb * 1e6)
         catalogue = ObjaverseXL(
             entries, options.cache, options.mirror, spool=None if kept else spool, asset_bytes=limit
         )

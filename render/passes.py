@@ -131,7 +131,7 @@ class Studio:
     def _prepare_geometry(self) -> None:
         scene, image = self.scene, self.scene.render.image_settings
         if not self._exposed:
-            surfaces.expose(scene.objects, self.settings.needs_values)
+            surfaces.expose(bpy.data.objects, self.settings.needs_values)
             for name in (surfaces.ALBEDO, surfaces.MATERIAL) if self.settings.needs_values else ():
                 scene.view_layers[0].aovs.add().name = name
             self._exposed = True
