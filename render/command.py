@@ -23,7 +23,8 @@ from turntable.cluster import ClusterConfig
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK
 from turntable.files import is_local
 from turntable.jobs import ItemError, Limits
-from turntable.runs import Run, remaining
+from turntable.outcomes import remaining
+from turntable.runs import Run
 
 TRIAL_ASSETS, TRIAL_VIEWS = 5, 3
 """What a dry run renders."""

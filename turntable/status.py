@@ -13,7 +13,7 @@ import tyro
 from turntable import config
 from turntable.errors import EXIT_OK, UserError
 from turntable.files import listing, read_json
-from turntable.runs import failure_path, read_failures
+from turntable.outcomes import failure_path, read_failures
 
 EXAMPLE_LENGTH = 300
 """Characters shown of a failure's message."""

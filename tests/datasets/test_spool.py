@@ -24,7 +24,8 @@ from tests.conftest import ROOT
 from tests.datasets.mirror import Mirror, breaks_after, serve
 from tests.datasets.test_objaverse import GLB, UID, make_mirror, write_table
 from turntable.jobs import ItemError, Limits, Worker
-from turntable.runs import Run, remaining
+from turntable.outcomes import remaining
+from turntable.runs import Run
 
 QUICK = Policy(tries=2, backoff_s=0.01, longest_wait_s=0.05, timeout_s=5)
 

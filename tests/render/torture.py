@@ -23,7 +23,8 @@ from tests.render import bad_blends
 from tests.render.exported import png
 from tests.render.models import BRACKET, Gltf, box_mesh, boxes, bracket, rigged
 from turntable.jobs import Limits
-from turntable.runs import Run, remaining
+from turntable.outcomes import remaining
+from turntable.runs import Run
 
 CAPTURE = "capture"
 BOMB = 60_000

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from turntable.jobs import ItemError, Worker
-from turntable.runs import Run, remaining
+from turntable.outcomes import remaining
+from turntable.runs import Run
 
 PATIENCE = 120
 """Seconds before a process is taken to hang; a loaded machine may take a good part of them, an idle one takes one."""

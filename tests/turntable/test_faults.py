@@ -16,7 +16,8 @@ import pytest
 from tests.turntable.servants import PATIENCE, Errand, failure, job
 from turntable import resources
 from turntable.jobs import Limits, Worker, WorkerError, WorkerLost
-from turntable.runs import MOST_LOSSES, Run, remaining
+from turntable.outcomes import remaining
+from turntable.runs import MOST_LOSSES, Run
 
 
 def children() -> list[int]:

@@ -20,7 +20,7 @@ from tests.turntable.servants import PATIENCE, SERVANT, Errand, failure, gone, j
 from turntable.errors import DiskFullError
 from turntable.files import temporary_path, write_bytes
 from turntable.jobs import Worker, WorkerError
-from turntable.runs import failure_path
+from turntable.outcomes import failure_path
 from turntable.status import read_status
 
 
@@ -162,7 +162,8 @@ import sys
 from pathlib import Path
 from turntable import config
 from turntable.jobs import Limits, Worker
-from turntable.runs import Run, remaining
+from turntable.outcomes import remaining
+from turntable.runs import Run
 out, script, items = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 output = lambda item: f"{item}.txt"
 prepare = lambda item: {"do": item.partition("-")[2], "out": str(out / output(item))}
