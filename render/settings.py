@@ -28,7 +28,7 @@ class Settings:
     engine: Literal["cycles", "eevee"] = "cycles"
     """What renders colour: Cycles traces paths; EEVEE is quicker on a GPU and approximate. The other passes are always Cycles'."""
     quality: Preset = "train"
-    """How much work a colour picture is worth: draft, train or final. README gives time and PSNR of each."""
+    """How much work a colour picture is worth: draft, train or final; benchmarks/render_quality.py measures them."""
     samples: int = 0
     """Light paths a pixel before denoising; 0 = the preset's."""
     denoise: bool = True
