@@ -87,6 +87,8 @@ def _jpeg(_: bytes, stream: BinaryIO) -> Size | None:
 
 def _webp(head: bytes, _: BinaryIO) -> Size | None:
     kind = head[12:16]
+    if len(head) < 30:
+        return None
     if kind == b"VP8X":
         return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
     if kind == b"VP8L":
