@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,30 @@ def _last_line(error: Exception) -> str:
 
 
 def _check_obj(path: Path) -> None:
-    """Material libraries are text that the importer opens by itself; they lie beside the file."""
+    """Material libraries are text that the importer opens by itself; they lie beside the file. Without any it tries the same name."""
     with path.open("rb") as handle:
-        lines = [line for line in handle if line.startswith(b"mtllib")]
-    for line in lines:
-        name = line[6:].decode("utf-8", "replace").strip()
+        # A line that ends with a backslash goes on in the next.
+        text = (line.replace(b"\\\n", b" ").replace(b"\\\r\n", b" ") for line in handle)
+        names = [match[1] for match in map(_LIBRARY.search, _whole_lines(text)) if match]
+    for name in [name.decode("utf-8", "replace").strip().strip('"') for name in names] + [path.stem + ".mtl"]:
         try:
             references.beside(path, name)
         except UserError as error:
             raise bad(path, f"takes its materials from a file outside its folder: {error}") from error
 
 
+def _whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Pieces joined until one ends a line."""
+    before = b""
+    for piece in pieces:
+        before += piece
+        if piece.endswith(b"\n"):
+            yield before
+            before = b""
+    yield before
+
+
+_LIBRARY = re.compile(rb"^\s*mtllib\s+(.*)", re.DOTALL)
 _ELSEWHERE = re.compile(rb"""<(?:instance_\w+|skin|input|accessor)\s[^>]*\b(?:url|source)\s*=\s*["']([^#"'][^"']*)""")
 """In COLLADA, a part's place: `#name` in the same document, else an address."""
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -171,7 +172,7 @@ def obj(library: str, picture: str = "", content: bytes = b"") -> Callable[[Path
     def write(path: Path) -> None:
         corners = "v 0 0 0\nv 2 0 0\nv 2 1 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
         path.write_text(f"mtllib {library}\n{corners}usemtl paint\nf 1/1 2/2 3/3 4/4\n")
-        if not library.startswith(("/", ".")):
+        if re.fullmatch(r"\w+\.mtl", library):
             (path.parent / library).write_text(f"newmtl paint\nKd 1 1 1\nmap_Kd {picture}\n")
         if content:
             (path.parent / picture).write_bytes(content)
@@ -234,6 +235,8 @@ CASES: tuple[Case, ...] = (
     Case("escape.v5.gltf", linked("/etc/passwd"), "bad-asset", "leads out of"),
     Case("escape.v6.gltf", separate("escape.v6.bin", "../../secret.png"), "bad-asset", "outside its folder"),
     Case("escape.v7.obj", obj("../../etc/passwd"), "bad-asset", "outside its folder"),
+    Case("quoted.obj", obj('"../passwd"'), "bad-asset", "outside its folder"),
+    Case("continued.obj", obj("\\\n ../passwd"), "bad-asset", "outside its folder"),
     Case("escape.v8.obj", obj("escape.mtl", "/etc/passwd"), asset={"textures": 0, "textures_missing": ["passwd"]}),
     Case(
         "escape.v9.usda",
