@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -123,13 +124,17 @@ def write_set(settings: ProceduralConfig, progress: bool = False) -> int:
         if not path.exists():
             files.write_bytes(path, write_glb(piece.parts, piece.name))
             made += 1
-        records[order.uid] = _record(order, piece, path.stat().st_size)
+        records[order.uid] = _record(order, piece, path)
     _write_tables(settings.out, todo, records)
     return made
 
 
-def _record(order: Order, piece: Piece, size: int) -> dict[str, Any]:
+def _record(order: Order, piece: Piece, path: Path) -> dict[str, Any]:
     """What Objaverse's metadata hold that our catalogue, or the objaverse package's users, read."""
+    content = _json_chunk(path)
+    indices = [part["indices"] for mesh in content["meshes"] for part in mesh["primitives"]]
+    faces = sum(content["accessors"][index]["count"] for index in indices) // 3
+    textures = len(content.get("images", []))
     return {
         "uid": order.uid,
         "uri": "",
@@ -138,10 +143,19 @@ def _record(order: Order, piece: Piece, size: int) -> dict[str, Any]:
         "user": {"username": "turntable", "displayName": "Turntable"},
         "categories": [{"name": "furniture-home"}],
         "tags": [{"name": order.kind}, {"name": piece.lvis_class}, {"name": "procedural"}],
-        "archives": {"glb": {"size": size}},
+        "archives": {"glb": {"size": path.stat().st_size, "faceCount": faces, "textureCount": textures}},
         "animationCount": 0,
         "isDownloadable": True,
     }
+
+
+def _json_chunk(path: Path) -> dict[str, Any]:
+    """The JSON of a .glb that we wrote: its length stands at byte 12, the text at byte 20."""
+    with path.open("rb") as handle:
+        handle.seek(12)
+        (length,) = struct.unpack("<I", handle.read(4))
+        handle.seek(20)
+        return json.loads(handle.read(length))
 
 
 def _write_tables(out: Path, todo: list[Order], records: dict[str, dict[str, Any]]) -> None:

@@ -186,6 +186,14 @@ def edited(source: Path, target: Path, edit: Callable[[dict[str, Any]], Any]) ->
     return rewritten(source, target, change)
 
 
+def test_captures_of_version_1_are_read(capture_file: Path, tmp_path: Path) -> None:
+    """It differs in nothing but that it knew three passes."""
+    path = edited(capture_file, tmp_path / f"{UID}.zip", lambda t: t["turntable"].update(format_version=1))
+    with CaptureReader(path) as old, CaptureReader(capture_file) as new:
+        assert old.passes == new.passes and np.array_equal(old.picture("rgba", 0), new.picture("rgba", 0))
+        assert np.array_equal(old.depth(0), new.depth(0)) and np.array_equal(old.intrinsics, new.intrinsics)
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

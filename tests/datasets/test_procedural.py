@@ -423,3 +423,14 @@ def test_import_is_light() -> None:
     code = "import sys, datasets.procedural; print([m for m in ('torch', 'bpy', 'requests', 'trimesh') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_faces_and_textures_are_counted_as_a_reader_counts_them(tmp_path: Path) -> None:
+    write_set(ProceduralConfig(out=tmp_path, count=3, seed=1))
+    records = json.loads(gzip.decompress((tmp_path / "metadata" / "000-000.json.gz").read_bytes()))
+    for path in tmp_path.rglob("*.glb"):
+        scene = trimesh.load(path)
+        glb = records[path.stem]["archives"]["glb"]
+        # Triangles without area are dropped by the reader, never added.
+        assert 0.95 * glb["faceCount"] <= sum(len(part.faces) for part in scene.geometry.values()) <= glb["faceCount"]
+        assert glb["textureCount"] >= 0
