@@ -24,7 +24,7 @@ import psutil
 
 from datasets.captures import capture_paths
 from datasets.objaverse import Objaverse
-from tests.conftest import ROOT
+from tests.conftest import ROOT, hear_interrupts
 from turntable import config
 from turntable.errors import EXIT_DISK_FULL, EXIT_INTERRUPTED, EXIT_ITEMS_FAILED, EXIT_OK
 
@@ -147,6 +147,7 @@ def compare(
 
 def main() -> int:
     """The command."""
+    hear_interrupts()
     options = config.parse(FaultsConfig, "Disturb a run in every way and compare it with an undisturbed one.")
     catalogue = Objaverse(options.cache)
     known = catalogue.select(None)
