@@ -8,8 +8,8 @@ mounted here where the user may.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +70,11 @@ class Disturbed:
                     return child
             time.sleep(0.02)
 
+    def kill(self) -> None:
+        """Whatever still runs of it."""
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+
     def end(self) -> int:
         """Its exit code."""
         assert self.process
@@ -84,7 +89,7 @@ def disturb(run: Disturbed, total: int, say: Callable[[str], None]) -> None:
     run.worker().send_signal(signal.SIGKILL)
     run.wait_for(2 * total // 6)
     ballast = run.out.parent / "ballast"
-    ballast.write_bytes(bytes(max(shutil.disk_usage(run.out).free - (1 << 20), 0)))
+    fill(ballast)
     code = run.end()
     say(f"disk filled: exit code {code}")
     assert code == EXIT_DISK_FULL
@@ -101,6 +106,13 @@ def disturb(run: Disturbed, total: int, say: Callable[[str], None]) -> None:
     say(f"SIGSTOP of worker {stopped.pid}")
     stopped.send_signal(signal.SIGSTOP)
     assert run.end() in (EXIT_OK, EXIT_ITEMS_FAILED)
+
+
+def fill(ballast: Path) -> None:
+    """Takes all the room that there is, while others write too."""
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as handle:
+        while True:
+            handle.write(bytes(1 << 16))
 
 
 def state(out: Path) -> dict[str, bytes]:
@@ -132,7 +144,8 @@ def small_disk(megabytes: int) -> Iterator[Path]:
         try:
             yield Path(folder)
         finally:
-            subprocess.run(["umount", folder], check=True)
+            # Lazily: after a failed assertion the run may still be writing.
+            subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def compare(
@@ -141,7 +154,11 @@ def compare(
     """The undisturbed run into `folder`, the disturbed one onto `disk` -> their differences."""
     say("undisturbed run")
     subprocess.run([*words, "--out", str(folder / "quiet")], cwd=ROOT, check=False)
-    disturb(Disturbed(words, disk / "out"), len(uids), say)
+    run = Disturbed(words, disk / "out")
+    try:
+        disturb(run, len(uids), say)
+    finally:
+        run.kill()
     return differences(folder / "quiet", disk / "out")
 
 
