@@ -92,11 +92,11 @@ class _Parts:
 
     def __init__(self, most_triangles: int) -> None:
         self.most_triangles = most_triangles
-        self.vertices: list[np.ndarray] = []
-        self.faces: list[np.ndarray] = []
+        self.found: list[tuple[tuple[str, str, bytes], np.ndarray, np.ndarray]] = []
+        """What to sort by, vertices in the world and faces, of each visible mesh."""
         self.materials: set[str] = set()
         self.left_out: Counter[str] = Counter()
-        self.loose = self.triangles = self.offset = 0
+        self.loose = self.triangles = 0
         self._read: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def take(self, instances: Any) -> None:
@@ -111,24 +111,27 @@ class _Parts:
                 self._add(obj, np.array(instance.matrix_world, dtype=np.float64))
 
     def _add(self, obj: Any, world_from_mesh: np.ndarray) -> None:
-        key = obj.data.as_pointer()
-        if key not in self._read:
-            self._read[key] = _mesh_arrays(obj.data)
-        corners, faces = self._read[key]
+        address = obj.data.as_pointer()
+        if address not in self._read:
+            self._read[address] = _mesh_arrays(obj.data)
+        corners, faces = self._read[address]
         self.triangles += len(faces)
         if self.triangles > self.most_triangles:
             raise TooLargeError(f"more than {self.most_triangles} triangles")
         if not len(faces):
             self.loose += len(corners)
             return
-        self.vertices.append(corners @ world_from_mesh[:3, :3].T + world_from_mesh[:3, 3])
-        self.faces.append(faces + self.offset)
-        self.offset += len(corners)
+        key = (obj.name, obj.data.name, world_from_mesh.tobytes())
+        self.found.append((key, corners @ world_from_mesh[:3, :3].T + world_from_mesh[:3, 3], faces))
         self.materials |= {slot.material.name for slot in obj.material_slots if slot.material}
 
     def joined(self) -> Evaluated:
-        vertices = np.concatenate([np.empty((0, 3)), *self.vertices])
-        faces = np.concatenate([np.empty((0, 3), np.int64), *self.faces])
+        # Blender lists instances in an order that depends on addresses in memory, so on what its process did before.
+        found = sorted(self.found, key=lambda part: part[0])
+        offsets = np.cumsum([0] + [len(vertices) for _, vertices, _ in found])
+        vertices = np.concatenate([np.empty((0, 3)), *(vertices for _, vertices, _ in found)])
+        shifted = (faces + offset for (_, _, faces), offset in zip(found, offsets[:-1], strict=True))
+        faces = np.concatenate([np.empty((0, 3), np.int64), *shifted])
         used, faces = np.unique(faces, return_inverse=True)
         materials = frozenset(self.materials)
         return Evaluated(vertices[used], faces.reshape(-1, 3), materials, self.loose, dict(self.left_out))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from render import scene
+from render import evaluated, scene
 from render.lights import Lights
 from render.passes import Studio
 from render.rigs import Camera
@@ -77,3 +77,16 @@ def test_a_library_beside_a_blend_file_is_read(tmp_path: Path) -> None:
     with pytest.raises(ItemError) as missing:
         scene.load(path)
     assert missing.value.reason == "empty"
+
+
+def test_the_order_in_which_blender_lists_instances_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "model.blend"
+    saved(_ALSO_IN_THE_SCENE)(path)
+    scene.load(path)
+    parts = evaluated._Parts(10_000)
+    evaluated._with_render_depsgraph(lambda depsgraph: parts.take(depsgraph.object_instances))
+    one = parts.joined()
+    assert len(parts.found) > 2
+    parts.found.reverse()
+    other = parts.joined()
+    assert np.array_equal(one.vertices, other.vertices) and np.array_equal(one.faces, other.faces)
