@@ -126,7 +126,7 @@ class _Parts:
         self.materials |= {slot.material.name for slot in obj.material_slots if slot.material}
 
     def joined(self) -> Evaluated:
-        # Blender lists instances in an order that depends on addresses in memory, so on what its process did before.
+        # In which order Blender lists instances, and a mesh's triangles, depends on what its process did before.
         found = sorted(self.found, key=lambda part: part[0])
         offsets = np.cumsum([0] + [len(vertices) for _, vertices, _ in found])
         vertices = np.concatenate([np.empty((0, 3)), *(vertices for _, vertices, _ in found)])
@@ -134,7 +134,14 @@ class _Parts:
         faces = np.concatenate([np.empty((0, 3), np.int64), *shifted])
         used, faces = np.unique(faces, return_inverse=True)
         materials = frozenset(self.materials)
-        return Evaluated(vertices[used], faces.reshape(-1, 3), materials, self.loose, dict(self.left_out))
+        return Evaluated(vertices[used], in_order(faces.reshape(-1, 3)), materials, self.loose, dict(self.left_out))
+
+
+def in_order(faces: np.ndarray) -> np.ndarray:
+    """(F, 3) vertex indices -> the same triangles, each from its lowest vertex on (which keeps its side), sorted."""
+    first = faces.argmin(axis=1)[:, None]
+    turned = np.take_along_axis(faces, (first + np.arange(3)) % 3, axis=1)
+    return turned[np.lexsort(turned.T[::-1])]
 
 
 def _mesh_arrays(mesh: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -90,3 +90,16 @@ def test_the_order_in_which_blender_lists_instances_does_not_matter(tmp_path: Pa
     parts.found.reverse()
     other = parts.joined()
     assert np.array_equal(one.vertices, other.vertices) and np.array_equal(one.faces, other.faces)
+
+
+def test_triangles_have_one_order_and_keep_their_side() -> None:
+    rng = np.random.default_rng(0)
+    faces = np.stack([rng.permutation(9)[:3] for _ in range(50)])
+    shuffled = rng.permutation(np.stack([np.roll(face, rng.integers(3)) for face in faces]))
+    ordered = evaluated.in_order(faces)
+    assert np.array_equal(evaluated.in_order(shuffled), ordered)
+
+    def turns(triangles: np.ndarray) -> list[tuple[int, ...]]:
+        return sorted(min(tuple(np.roll(t, k)) for k in range(3)) for t in triangles)
+
+    assert turns(ordered) == turns(faces)
