@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,21 @@ def hear_interrupts() -> None:
 
 
 hear_interrupts()
+_EXIT_STATUS: list[int] = []
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Kept for the end."""
+    _EXIT_STATUS.append(int(exitstatus))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """Once EEVEE has drawn in this process, Blender's own exit handler waits for its threads for ever: leave without it."""
+    if "bpy" in sys.modules and _EXIT_STATUS:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_EXIT_STATUS[-1])
 
 
 @pytest.fixture(scope="session")
