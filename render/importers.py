@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import bpy
+import numpy as np
 
 from render import blendfile, formats, gltf, references, usd
 from render.formats import Bounds, bad
@@ -93,8 +95,37 @@ _CHECKS: dict[str, Callable[[Path], Any]] = {
 
 
 def _import_gltf(path: Path) -> None:
-    # A bone's display shape is an icosphere of the importer's own, which would dominate the box.
-    bpy.ops.import_scene.gltf(filepath=str(path), disable_bone_shape=True, import_webp_texture=True)
+    with _triangles_once():
+        # A bone's display shape is an icosphere of the importer's own, which would dominate the box.
+        bpy.ops.import_scene.gltf(filepath=str(path), disable_bone_shape=True, import_webp_texture=True)
+
+
+@contextlib.contextmanager
+def _triangles_once() -> Iterator[None]:
+    """While it is open, Blender's glTF importer is given each triangle once.
+
+    Of a triangle that is there once each way round, Blender keeps either, now this one and now that.
+    """
+    from io_scene_gltf2.blender.imp import mesh
+
+    original = mesh.points_edges_tris
+
+    def points_edges_triangles(mode: int, indices: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        points, edges, triangles = original(mode, indices)
+        return points, edges, None if triangles is None else once_each(triangles)
+
+    mesh.points_edges_tris = points_edges_triangles
+    try:
+        yield
+    finally:
+        mesh.points_edges_tris = original
+
+
+def once_each(triangles: np.ndarray) -> np.ndarray:
+    """(3 F,) vertex indices, three a triangle -> the same without triangles that an earlier one covers, either way round."""
+    faces = triangles.reshape(-1, 3)
+    first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)[1]
+    return triangles if len(first) == len(faces) else faces[np.sort(first)].reshape(-1)
 
 
 def _import_obj(path: Path) -> None:
