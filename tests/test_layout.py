@@ -25,7 +25,12 @@ HEAVY: dict[str, set[str]] = {
     "bpy": {"render"},
     "bmesh": {"render"},
     "mathutils": {"render"},
-    "torch": {"model", "train", "datasets.samples"},
+    "torch": {"model", "train", "datasets.samples", "preprocess.upscale", "preprocess.networks"},
+    "spandrel": {"preprocess"},
+    "rembg": {"preprocess"},
+    "onnxruntime": {"preprocess"},
+    "pycolmap": {"preprocess"},
+    "viser": {"datasets.browse", "datasets.page"},
 }
 """Package -> the rooms or single modules that may import it."""
 LONGEST_FILE = 600
