@@ -21,7 +21,8 @@ from datasets.captures import CaptureReader, capture_path, write_capture
 from datasets.pictures import encode_png
 from datasets.shards import ShardSet, shard_paths
 from datasets.verify import verify
-from preprocess.captures import PreprocessConfig, preprocess, stored_sizes
+from preprocess.captures import PreprocessConfig, preprocess
+from preprocess.filling import stored_sizes
 from tests.conftest import ROOT
 from tests.datasets.synthetic import make_capture, uid_of, write_captures
 from turntable import framing

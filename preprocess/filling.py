@@ -1,0 +1,335 @@
+"""What every preprocess command does with its objects: they are stored at several sizes and laid into shards.
+
+An object comes from a `Source` as `Views`: pictures with their mattes, cameras, whatever else there is. It is measured
+(matte boxes), stored at several sizes and laid into a shard in the order of the uids, so that the shards' bytes do not
+depend on how many threads worked. One that cannot be used is named in `<out>/failures/<uid>.json` and passed over. Objects
+that are in finished shards already are skipped.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import fcntl
+import itertools
+import logging
+import os
+import shutil
+import signal
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from datasets import index
+from datasets.shard_writer import ShardObject, ShardWriter
+from datasets.shards import ShardSet, encode_rgba, shard_paths
+from preprocess import matte, upscale
+from turntable import config as command_line
+from turntable import framing
+from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, DiskFullError, UserError
+from turntable.files import read_json, write_json
+from turntable.geometry import Geometry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filling:
+    """How objects are stored. The same command again adds what is missing."""
+
+    out: Path
+    """Folder of shards."""
+    sizes: tuple[int, ...] = (512, 256, 128)
+    """Sides of the stored pictures, pixels. Those above the pictures' own size are left out; below the smallest, their own size."""
+    upscale: str = "none"
+    """How pictures are enlarged before they are stored."""
+    matte: str = "alpha"
+    """Where mattes come from: `alpha` is the pictures' own."""
+    shard_bytes: float = 1.5e9
+    """A shard is closed when it holds this many bytes."""
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Objects worked on at the same time."""
+    retry: tuple[str, ...] = ("all",)
+    """Reasons of earlier failures to try again; `none` passes over all that failed before."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset({"out", "shard_bytes", "threads", "retry"})
+    """Fields that may differ between the runs that fill one folder: they change no object's content."""
+
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes) < 1:
+            raise ValueError(f"sizes must be positive, got {self.sizes}")
+        if self.shard_bytes < 1 or self.threads < 1:
+            raise ValueError(f"shard_bytes and threads must be at least 1, got {self.shard_bytes} and {self.threads}")
+        upscale.find(self.upscale)
+        matte.find(self.matte)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides an object's content."""
+        return {k: v for k, v in command_line.resolved(self).items() if k not in self.FREE}
+
+
+class Unusable(UserError):
+    """An object that can be read but gives nothing to train on, or that cannot be read; `reason` is its short name."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Views:
+    """One object as its source gives it."""
+
+    place: str
+    """Its file or folder, for messages."""
+    record: dict[str, Any]
+    """JSON values, see `ShardObject.record`; `uid` among them."""
+    world_from_camera: np.ndarray
+    """(V, 3, 4), OpenGL axes, object units, world frame."""
+    intrinsics: np.ndarray
+    """(V, 4), normalised."""
+    rgba: Iterable[np.ndarray]
+    """V pictures (S, S, 4) uint8, straight alpha, sRGB, the alpha being the matte. Gone through once: they may be made on the way."""
+    passes: Mapping[tuple[str, int], list[bytes]] = field(default_factory=dict)
+    """(pass, size in pixels) -> V encoded pictures that are stored as they are."""
+    geometry: Geometry | None = None
+
+
+class Source(Protocol):
+    """Where objects come from."""
+
+    plural: str
+    """What its objects are called: captures, scenes, …"""
+
+    def uids(self) -> Sequence[str]:
+        """All objects, in the order in which they are stored."""
+
+    def load(self, uid: str) -> Views:
+        """One of them. Raises `Unusable`. Called from several threads at a time."""
+
+
+def stored_sizes(own: int, sizes: tuple[int, ...]) -> list[int]:
+    """The sizes at which a picture of `own` pixels is stored, largest first: never larger than it is."""
+    return sorted({size for size in sizes if size <= own}, reverse=True) or [own]
+
+
+def shard_object(views: Views, config: Filling) -> ShardObject:
+    """An object as a shard stores it. Raises `Unusable`."""
+    boxes, images = [], collections.defaultdict(list, {key: list(kept) for key, kept in views.passes.items()})
+    for picture in views.rgba:
+        rgba = upscale.upscale(picture, config.upscale)
+        boxes.append(framing.matte_box(rgba[..., 3]) or (0.0, 0.0, 0.0, 0.0))
+        for size in stored_sizes(len(rgba), config.sizes):
+            images["rgba", size].append(encode_rgba(framing.resize(rgba, size, size)))
+    if not np.any(boxes):
+        raise Unusable("empty", f"{views.place}: nothing is seen in any of its {len(boxes)} views; left out")
+    return ShardObject(
+        views.record, views.world_from_camera, views.intrinsics, np.array(boxes), dict(images), views.geometry
+    )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An object that could not be used."""
+
+    reason: str
+    """As `Unusable` names it; `error`: something that we did not foresee, with where it happened."""
+    message: str
+
+
+def attempt(source: Source, uid: str, config: Filling) -> ShardObject | Failure:
+    """An object as a shard stores it, or what is wrong with it."""
+    try:
+        return shard_object(source.load(uid), config)
+    except Unusable as error:
+        return Failure(error.reason, str(error))
+    except (DiskFullError, MemoryError):
+        raise
+    except Exception:
+        # One object in a hundred thousand must not end the run, and end it again when it is continued.
+        logger.exception("%s: not foreseen; the run goes on without it", uid)
+        return Failure("error", traceback.format_exc(limit=-3))
+
+
+@dataclass
+class Summary:
+    """What a run did."""
+
+    plural: str
+    """What the objects are called where they come from."""
+    done: int = 0
+    skipped: int = 0
+    failed: collections.Counter[str] = field(default_factory=collections.Counter)
+    """Reason -> objects."""
+    passed_over: int = 0
+    """Objects that failed before and were not tried again."""
+    empty_views: int = 0
+    """Views, of the objects done, in which nothing is seen."""
+    shards: list[str] = field(default_factory=list)
+
+    def text(self, seconds: float) -> str:
+        """For a person."""
+        lines = [f"{self.done} objects preprocessed into {len(self.shards)} shards, {self.skipped} were there already"]
+        if self.done:
+            lines[0] += f"; {self.done / max(seconds, 1e-9) * 3600:.0f} objects an hour"
+        if self.empty_views:
+            lines.append(f"{self.empty_views} of their views show nothing")
+        for reason, count in sorted(self.failed.items()):
+            lines.append(f"{count} {self.plural} could not be used: {reason}, see failures/")
+        if self.passed_over:
+            lines.append(f"{self.passed_over} failed before and were not tried again (--retry all tries them)")
+        return "\n".join(lines)
+
+
+def fill(config: Filling, source: Source) -> Summary:
+    """Does what is missing in `config.out`."""
+    with _locked(config.out):
+        command_line.claim_folder(config.out, config, set(config.FREE))
+        for leftover in config.out.glob(".shard-*.tmp"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        there = set(ShardSet(config.out).uids) if shard_paths(config.out) else set()
+        uids = source.uids()
+        missing = [uid for uid in uids if uid not in there]
+        todo = [uid for uid in missing if _to_try(config, uid)]
+        summary = Summary(source.plural, skipped=len(uids) - len(missing), passed_over=len(missing) - len(todo))
+        if todo:
+            _fill(config, source, todo, summary)
+        if shard_paths(config.out) and not index.is_current(config.out):
+            index.write_index(config.out)
+        return summary
+
+
+def _to_try(config: Filling, uid: str) -> bool:
+    path = _failure_path(config, uid)
+    return "all" in config.retry or not path.exists() or read_json(path)["reason"] in config.retry
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps a second run out of `folder` for as long as this process lives."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another run is writing shards here; wait for it, or use another --out"
+            ) from None
+        yield
+
+
+def _fill(config: Filling, source: Source, uids: list[str], summary: Summary) -> None:
+    """Writes the objects `uids`. Ctrl-C closes the shard in hand with what it holds."""
+    writer: ShardWriter | None = None
+    results = tqdm(_results(config, source, uids), total=len(uids), unit="object", desc="preprocess")
+    try:
+        with _StopRequest() as stop, contextlib.closing(results):
+            for uid, result in zip(uids, results, strict=True):
+                if isinstance(result, Failure):
+                    _report_failure(config, uid, result, summary)
+                else:
+                    writer = _add(writer, result, config, summary)
+                    _failure_path(config, uid).unlink(missing_ok=True)
+                if stop.asked:
+                    raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        if writer:
+            _finish(writer, summary)
+        raise
+    except BaseException:
+        if writer:
+            writer.discard()
+        raise
+    if writer:
+        _finish(writer, summary)
+
+
+class _StopRequest(contextlib.AbstractContextManager["_StopRequest"]):
+    """While it is open, the first Ctrl-C or SIGTERM only sets `asked`, so that no object is half in a shard.
+
+    The next one interrupts.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopRequest:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.asked = True
+        signal.signal(number, signal.default_int_handler)
+
+
+def _add(writer: ShardWriter | None, item: ShardObject, config: Filling, summary: Summary) -> ShardWriter:
+    """Lays an object into the open shard, or into a new one where that is full or holds other sizes."""
+    if writer and (writer.layout != item.layout or writer.size >= config.shard_bytes):
+        _finish(writer, summary)
+        writer = None
+    if writer is None:
+        writer = ShardWriter(config.out / f"shard-{_next_number(config.out):06d}.h5", config.settings())
+    writer.add(item)
+    summary.done += 1
+    summary.empty_views += int((~item.matte_box.any(axis=1)).sum())
+    return writer
+
+
+def _failure_path(config: Filling, uid: str) -> Path:
+    return config.out / "failures" / f"{uid}.json"
+
+
+def _report_failure(config: Filling, uid: str, failure: Failure, summary: Summary) -> None:
+    summary.failed[failure.reason] += 1
+    write_json(_failure_path(config, uid), {"uid": uid, "reason": failure.reason, "message": failure.message})
+
+
+def _finish(writer: ShardWriter, summary: Summary) -> None:
+    if not len(writer):  # its first object did not fit on the disk
+        return
+    writer.close()
+    summary.shards.append(writer.path.name)
+
+
+def _next_number(folder: Path) -> int:
+    """One more than the highest number in use."""
+    numbers = [int(path.stem.removeprefix("shard-")) for path in shard_paths(folder) if path.stem[6:].isdigit()]
+    return max(numbers, default=-1) + 1
+
+
+def _results(config: Filling, source: Source, uids: list[str]) -> Iterator[ShardObject | Failure]:
+    """Every object's result, in order, a bounded number of them ahead of whoever takes them."""
+    # Threads, not processes: decoding, resizing and encoding leave the interpreter's lock, results need not be copied,
+    # and a process that is killed while it hands over a result of megabytes leaves a pool waiting for ever.
+    pool = concurrent.futures.ThreadPoolExecutor(config.threads)
+    try:
+        rest = iter(uids)
+        first = itertools.islice(rest, 2 * config.threads)
+        ahead = collections.deque(pool.submit(attempt, source, uid, config) for uid in first)
+        while ahead:
+            yield ahead.popleft().result()
+            ahead.extend(pool.submit(attempt, source, uid, config) for uid in [next(rest, None)] if uid)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def run(config: Filling, source: Source) -> int:
+    """`fill` as a command: prints its summary, returns its exit code."""
+    start = time.monotonic()
+    cv2.setNumThreads(1)  # the threads are ours; OpenCV's own would only get in their way
+    summary = fill(config, source)
+    print(summary.text(time.monotonic() - start))
+    return EXIT_ITEMS_FAILED if summary.failed else EXIT_OK
