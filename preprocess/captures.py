@@ -13,6 +13,7 @@ import numpy as np
 from datasets.captures import CaptureError, CaptureReader, capture_paths
 from preprocess import filling, matte
 from preprocess.filling import Filling, Unusable, Views
+from preprocess.matte import Matter
 from turntable import config as command_line
 from turntable.errors import UserError
 
@@ -32,11 +33,11 @@ class Captures:
 
     plural = "captures"
 
-    def __init__(self, folder: Path, how: str = "alpha") -> None:
+    def __init__(self, folder: Path, matter: Matter) -> None:
         if not folder.is_dir():
             raise UserError(f"--captures {folder}: no such folder; `python -m render.objaverse` writes captures")
         self._paths = {path.stem: path for path in capture_paths(folder)}
-        self._matte = how
+        self._matter = matter
         if not self._paths:
             raise UserError(
                 f"--captures {folder}: no capture (??/<uid>.zip) in it; `python -m render.objaverse` writes them"
@@ -62,9 +63,9 @@ class Captures:
     def _pictures(self, path: Path, capture: CaptureReader) -> Iterator[np.ndarray]:
         for view in range(len(capture)):
             try:
-                yield matte.matte(capture.picture("rgba", view), self._matte)
+                yield self._matter(capture.picture("rgba", view), f"{capture.uid}/{view:03d}.png")
             except matte.MatteError as error:
-                raise Unusable("no-matte", f"{path}: view {view}: {error}") from error
+                raise Unusable(error.reason, f"{path}: view {view}: {error}") from error
 
 
 def _passes(capture: CaptureReader) -> dict[tuple[str, int], list[bytes]]:
@@ -97,13 +98,13 @@ def _record(capture: CaptureReader) -> dict[str, Any]:
 
 def preprocess(config: PreprocessConfig) -> filling.Summary:
     """Does what is missing in `config.out`."""
-    return filling.fill(config, Captures(config.captures, config.matte))
+    return filling.fill(config, Captures(config.captures, config.matter()))
 
 
 def main() -> int:
     """The command."""
     config = command_line.parse(PreprocessConfig, "Turn captures into shards.")
-    return filling.run(config, Captures(config.captures, config.matte))
+    return filling.run(config, Captures(config.captures, config.matter()))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,9 @@ class Filling:
     upscale: str = "none"
     """How pictures are enlarged before they are stored."""
     matte: str = "alpha"
-    """Where mattes come from: `alpha` is the pictures' own."""
+    """Where mattes come from: `alpha` is the pictures' own; `rembg:NAME`, `masks:DIR` and more: see `preprocess.matte`."""
+    matte_device: matte.Device = "cpu"
+    """Where a matting network runs."""
     shard_bytes: float = 1.5e9
     """A shard is closed when it holds this many bytes."""
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
@@ -60,7 +62,7 @@ class Filling:
     retry: tuple[str, ...] = ("all",)
     """Reasons of earlier failures to try again; `none` passes over all that failed before."""
 
-    FREE: ClassVar[frozenset[str]] = frozenset({"out", "shard_bytes", "threads", "retry"})
+    FREE: ClassVar[frozenset[str]] = frozenset({"out", "shard_bytes", "threads", "retry", "matte_device"})
     """Fields that may differ between the runs that fill one folder: they change no object's content."""
 
     def __post_init__(self) -> None:
@@ -69,7 +71,11 @@ class Filling:
         if self.shard_bytes < 1 or self.threads < 1:
             raise ValueError(f"shard_bytes and threads must be at least 1, got {self.shard_bytes} and {self.threads}")
         upscale.find(self.upscale)
-        matte.find(self.matte)
+        matte.check(self.matte)
+
+    def matter(self) -> matte.Matter:
+        """The way of making mattes that was asked for."""
+        return matte.find(self.matte, self.matte_device)
 
     def settings(self) -> dict[str, Any]:
         """What decides an object's content."""

@@ -41,14 +41,6 @@ def test_other_arrays_are_no_pictures(picture: np.ndarray) -> None:
         matte.matte(picture, "alpha")
 
 
-def test_a_registered_way_is_asked_only_where_there_is_no_matte(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = cut_out()
-    monkeypatch.setitem(matte.MATTES, "given", lambda picture: made)
-    assert matte.matte(made[..., :3], "given") is made
-    other = cut_out() // 2
-    assert matte.matte(other, "given") is other
-
-
 def test_no_upscaling_changes_nothing() -> None:
     rgba = cut_out()
     assert upscale.upscale(rgba, "none") is rgba
