@@ -6,6 +6,7 @@ in one scene made afresh, with seeds that depend on (seed, uid, view): the captu
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -167,6 +168,8 @@ def main() -> None:
         return {"blender": bpy.app.version_string}
 
     serve(lambda job, beat: render_asset(read_job(job), gpu, int(threads), beat, backend), prepare)
+    sys.stdout.flush()
+    os._exit(0)  # once EEVEE has drawn, Blender's own way out waits for ever
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -115,6 +116,8 @@ class Worker:
         self.log_path = log_path
         self.limits = limits or Limits()
         self._process: subprocess.Popen[bytes] | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        """Where the process puts its temporary files; one that is killed cannot take them away itself."""
         self._jobs = self._replies = -1
         self._buffer = b""
         self._items = 0
@@ -162,6 +165,7 @@ class Worker:
         mode = "wb" if self.log_path.exists() and self.log_path.stat().st_size > _LOG_LIMIT else "ab"
         jobs_read, self._jobs = os.pipe()
         self._replies, replies_write = os.pipe()
+        self._scratch = tempfile.TemporaryDirectory(prefix="turntable-worker-", ignore_cleanup_errors=True)
         call = {"pipes": [jobs_read, replies_write], "parent": os.getpid(), "file_gb": self.limits.file_gb}
         call["memory_gb"] = self.limits.memory_gb if self.limits.hard_memory else 0
         try:
@@ -170,7 +174,7 @@ class Worker:
                 self._process = subprocess.Popen(
                     self.command,
                     cwd=self.folder,
-                    env={**os.environ, _CALL: json.dumps(call)},
+                    env={**os.environ, "TMPDIR": self._scratch.name, _CALL: json.dumps(call)},
                     pass_fds=(jobs_read, replies_write),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -348,6 +352,8 @@ class Worker:
         if process:
             self._kill_group(process)
             process.wait()
+        if self._scratch:
+            self._scratch.cleanup()
         self._close_pipe("_jobs")
         self._close_pipe("_replies")
 

@@ -107,6 +107,7 @@ class Run:
         started = time.monotonic()
         self._record_items(todo)
         self._failed_before = {name.removeprefix("failures/") for name in listing(self.out / "failures")}
+        self._doubted_before = {name.removeprefix("doubts/") for name in listing(self.out / "doubts")}
         for item in todo:
             self._waiting.put(item)
         self._unclaimed = self._unfinished = len(todo)
@@ -275,6 +276,8 @@ class Run:
         doubts = result.get("doubts")
         if doubts:
             write_json(doubts_path(self.out, item), {"uid": item, "doubts": doubts})
+        elif f"{item}.json" in self._doubted_before:
+            doubts_path(self.out, item).unlink(missing_ok=True)
         with self._lock:
             self.summary.done += 1
             self.summary.doubtful += bool(doubts)

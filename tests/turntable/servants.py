@@ -17,7 +17,7 @@ from turntable.runs import Run
 PATIENCE = 120
 """Seconds before a process is taken to hang; a loaded machine may take a good part of them, an idle one takes one."""
 SERVANT = """
-import os, signal, sys, time
+import os, signal, sys, tempfile, time
 from pathlib import Path
 from turntable.errors import UserError
 from turntable.files import write_text
@@ -32,6 +32,7 @@ def handle(job, beat):
         for _ in range(20): time.sleep(0.1); beat("still here")
     if do == "abort": os.abort()
     if do == "exit": os._exit(7)
+    if do == "litter": out.with_suffix(".litter").write_text(tempfile.mkdtemp()); os._exit(7)
     if do == "killed": os.kill(os.getpid(), signal.SIGKILL)
     if do == "once" and not out.with_suffix(".tried").exists():
         out.with_suffix(".tried").touch(); os._exit(7)
@@ -48,6 +49,7 @@ def handle(job, beat):
     if do == "half": out.with_name(f".{out.name}.tmp").write_text("half"); time.sleep(60)
     if do == "slow": time.sleep(0.4)
     write_text(out, do)
+    if do == "doubt" and not Path(job["out"] + ".sure").exists(): return {"doubts": ["too dark"]}
     return {"pid": os.getpid()}
 
 def prepare():

@@ -20,7 +20,7 @@ from tests.turntable.servants import PATIENCE, SERVANT, Errand, failure, gone, j
 from turntable.errors import DiskFullError
 from turntable.files import temporary_path, write_bytes
 from turntable.jobs import Worker, WorkerError
-from turntable.outcomes import failure_path
+from turntable.outcomes import doubts_path, failure_path
 from turntable.status import read_status
 
 
@@ -45,6 +45,14 @@ def test_what_a_handler_raises_fails_the_item_and_not_the_worker(
     if do == "bug":
         assert "no such key" in str(error) and "Traceback" in error.log_tail
     assert worker.do(job(tmp_path, "b"))["pid"] == before
+    worker.close()
+
+
+def test_a_process_that_dies_leaves_no_temporary_files(servant: Callable[..., Worker], tmp_path: Path) -> None:
+    worker = servant()
+    failure(worker, tmp_path, "litter")
+    litter = Path(next(tmp_path.glob("*.litter")).read_text())
+    assert "turntable-worker-" in str(litter) and not litter.exists() and not litter.parent.exists()
     worker.close()
 
 
@@ -121,6 +129,15 @@ def test_a_run_does_what_it_can_and_names_the_rest(servant: Callable[..., Worker
     assert written["done"] == 3 and written["items_per_hour"] > 0 and written["left"] == 0
     status = read_status(out)
     assert (status.done, status.failed.total(), status.missing) == (3, 5, 0)
+
+
+def test_a_doubt_lasts_as_long_as_the_item_that_it_is_about(servant: Callable[..., Worker], tmp_path: Path) -> None:
+    errand = Errand(tmp_path, servant, workers=1)
+    assert errand(["0-doubt"]).doubtful == 1 and doubts_path(errand.out, "0-doubt").exists()
+    errand.output("0-doubt").unlink()
+    errand.output("0-doubt").with_name("0-doubt.txt.sure").touch()
+    assert Errand(tmp_path, servant, workers=1)(["0-doubt"]).doubtful == 0
+    assert not doubts_path(errand.out, "0-doubt").exists()
 
 
 def test_a_second_run_does_what_is_missing_or_retryable(servant: Callable[..., Worker], tmp_path: Path) -> None:
