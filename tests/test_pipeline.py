@@ -13,13 +13,13 @@ import trimesh
 
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # a minute or two; many times that on a crowded machine
 
 
 def command(*words: object) -> str:
     """Runs `python -m …` from the checkout; its output. A failure shows what it said."""
     done = subprocess.run(
-        [sys.executable, "-m", *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=600
+        [sys.executable, "-m", *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
