@@ -107,11 +107,15 @@ def _entries(capture: Capture) -> Iterator[tuple[str, bytes]]:
     for index, view in enumerate(capture.views):
         for name, content in view.images.items():
             yield f"{name}/{index:03d}.png", content
-    buffer = io.BytesIO()
-    shape = capture.geometry
-    np.savez(buffer, points=shape.points, normals=shape.normals.astype(np.float16), solid=pack_solid(shape.solid))
-    yield "geometry.npz", buffer.getvalue()
+    yield "geometry.npz", geometry_npz(capture.geometry)
     yield "preview.webp", capture.preview
+
+
+def geometry_npz(shape: Geometry) -> bytes:
+    """A `geometry.npz`."""
+    buffer = io.BytesIO()
+    np.savez(buffer, points=shape.points, normals=shape.normals.astype(np.float16), solid=pack_solid(shape.solid))
+    return buffer.getvalue()
 
 
 def _transforms(capture: Capture) -> dict[str, Any]:
@@ -125,11 +129,10 @@ def _transforms(capture: Capture) -> dict[str, Any]:
             frame[key] = f"{name}/{index:03d}.png"
         frame["turntable"] = view.record
         frames.append(frame)
-    shared = {k: frames[0][k] for k in ("fl_x", "fl_y", "cx", "cy", "w", "h")}
     ours = {"format": "turntable-capture", "format_version": FORMAT_VERSION, "uid": capture.uid}
     return {
         "camera_model": "OPENCV",
-        **shared,
+        **shared_lens(frames),
         "integer_depth_scale": capture.depth_scale,
         "integer_position_scale": POSITION_SCALE,
         "integer_position_offset": POSITION_OFFSET,
@@ -137,6 +140,16 @@ def _transforms(capture: Capture) -> dict[str, Any]:
         "frames": frames,
         "turntable": {**capture.record, **ours},
     }
+
+
+def shared_lens(frames: list[dict[str, Any]]) -> dict[str, Any]:
+    """Lens and size at the top of a transforms.json: the lens only where all frames agree.
+
+    nerfstudio takes what stands at the top for every frame, whatever the frame says.
+    """
+    lens = ("fl_x", "fl_y", "cx", "cy")
+    agree = all(frame[name] == frames[0][name] for frame in frames for name in lens)
+    return {name: frames[0][name] for name in (*(lens if agree else ()), "w", "h")}
 
 
 class CaptureReader:
@@ -242,9 +255,8 @@ class CaptureReader:
         """Surface points, normals and the solid."""
         content = self._entry("geometry.npz")
         try:
-            return _parse_geometry(content)
-        # Overflow, memory: array headers that claim sizes which the archive does not hold.
-        except (KeyError, TypeError, ValueError, EOFError, OverflowError, MemoryError, *_ARCHIVE_ERRORS) as error:
+            return parse_geometry(content)
+        except ValueError as error:
             raise CaptureError(f"{self.path}: geometry.npz is malformed ({error})") from error
 
     def _entry(self, name: str) -> bytes:
@@ -262,6 +274,15 @@ class CaptureReader:
             raise CaptureError(
                 f"{self.path}: {name} is damaged ({error}); delete the capture and render again"
             ) from error
+
+
+def parse_geometry(content: bytes) -> Geometry:
+    """A `geometry.npz`'s bytes, treated as hostile. Raises ValueError."""
+    try:
+        return _parse_geometry(content)
+    # Overflow, memory: array headers that claim sizes which the archive does not hold.
+    except (KeyError, TypeError, EOFError, OverflowError, MemoryError, *_ARCHIVE_ERRORS) as error:
+        raise ValueError(str(error)) from error
 
 
 def _parse_geometry(content: bytes) -> Geometry:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -203,3 +204,15 @@ def inside(folder: Path, relative: str) -> Path:
     if not path.is_relative_to(folder.resolve()):
         raise UserError(f"{relative!r} leads out of {folder}; refused")
     return folder / relative
+
+
+@contextlib.contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Makes `folder` and keeps a second run out of it for as long as this process has it open."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another run is writing here; wait for it, or use another --out") from None
+        yield
