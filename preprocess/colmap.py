@@ -230,9 +230,7 @@ def _camera_model(path: Path, number: int) -> tuple[str, int]:
     return known[number].name, len(camera.params)
 
 
-def _read_images(
-    content: _Bytes, lenses: dict[int, Lens], point_ids: np.ndarray
-) -> tuple[list[Frame], list[str]]:
+def _read_images(content: _Bytes, lenses: dict[int, Lens], point_ids: np.ndarray) -> tuple[list[Frame], list[str]]:
     """Frames with a pose, and the names of those without."""
     frames, dropped, names = [], [], set()
     for _ in range(content.count(_IMAGE.size + 9)):

@@ -14,6 +14,9 @@ import numpy as np
 DEFAULT_FILL = 0.85
 """Share of the square's side that the matte's longer side fills."""
 
+MARGIN_FILL = 2 / 3
+"""The same share in stored squares of video frames: half the object's size again, so that a frame of `DEFAULT_FILL` fits in."""
+
 
 @dataclass(frozen=True)
 class Square:
@@ -43,6 +46,15 @@ def square_around(
     x0, y0, x1, y1 = np.asarray(box, dtype=np.float64) * [width, height, width, height]
     side = max(int(round(max(x1 - x0, y1 - y0) / fill)), 1)
     return Square(int(round((x0 + x1 - side) / 2)), int(round((y0 + y1 - side) / 2)), side)
+
+
+def margin_square(
+    box: tuple[float, float, float, float] | np.ndarray, width: int, height: int, least: int = 1
+) -> Square:
+    """The square in which a frame of a video is stored: `MARGIN_FILL` of it is matte, or less, so that it has `least` pixels."""
+    square = square_around(box, width, height, MARGIN_FILL)
+    more = max(least - square.side, 0)
+    return Square(square.left - more // 2, square.top - more // 2, square.side + more)
 
 
 def frame_intrinsics(intrinsics: np.ndarray, square: Square, width: int, height: int) -> np.ndarray:
