@@ -8,7 +8,7 @@ A scene is COLMAP's sparse model, the frames that it registered, and their masks
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class MVImgNet:
         if config.instances:
             scenes = _listed(scenes, config.instances)
         self._scenes = {scene.uid: scene for scene in scenes}
-        self._matter = matte.find(config.matte)
+        self._matter = config.matter()
 
     def uids(self) -> list[str]:
         """By class and instance."""
@@ -121,11 +121,10 @@ class MVImgNet:
 
     def _made_matte(self, scene: Scene, frame: Frame) -> np.ndarray:
         picture = scene.picture(frame.name, frame.lens)
-        make: Callable[..., np.ndarray] = self._matter
         try:
-            return make(picture, f"{scene.label}/{scene.instance}/{frame.name}")[..., 3]
+            return self._matter(picture, f"{scene.label}/{scene.instance}/{frame.name}")[..., 3]
         except matte.MatteError as error:
-            if getattr(error, "reason", "") in ("no-model", "no-device", "unknown"):
+            if error.reason in ("no-model", "no-device", "unknown"):
                 raise  # the run's fault, not the frame's
             raise FrameError(f"no matte ({error})") from error
 
@@ -144,6 +143,7 @@ class MVImgNet:
                 "support": found.up.support,
                 "disagreement_deg": round(found.up.disagreement_deg, 3),
             },
+            "box": {"size": (found.box.size / found.box.radius).tolist(), "turned_deg": _turned_deg(found)},
             "azimuth_0": "the first stored frame; a video has no front",
             "mattes": "dataset" if scene.has_masks() else self._config.matte,
             "lenses": model.lens_count,
@@ -277,6 +277,12 @@ def stored_side(found: Found, config: Filling) -> int:
     if config.upscale != "none":
         return min(own, max(config.sizes))
     return filling.stored_sizes(own, config.sizes)[0]
+
+
+def _turned_deg(found: Found) -> float:
+    """Angle of the box's first axis from +x, about +z."""
+    x, y, _ = found.object_from_colmap[:, :3] @ found.box.axes[0]
+    return float(np.rad2deg(np.arctan2(y, x)))
 
 
 def _view_record(frame: Frame, cut: Cut, shown: float) -> dict[str, Any]:

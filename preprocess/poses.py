@@ -81,10 +81,15 @@ class Box:
         return (self.low + self.high) / 2 @ self.axes
 
     @property
+    def size(self) -> np.ndarray:
+        """(3,) along the axes."""
+        return self.high - self.low
+
+    @property
     def disagreement(self) -> float:
         """How far apart points and outlines place the box's faces, at the worst, as a share of its diagonal."""
         gaps = np.abs(np.stack([self.points_low - self.low, self.high - self.points_high]))
-        return float(gaps.max() / np.linalg.norm(self.high - self.low))
+        return float(gaps.max() / np.linalg.norm(self.size))
 
 
 def sights(frame: Frame, matte: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +105,7 @@ def sights(frame: Frame, matte: np.ndarray, points: np.ndarray) -> tuple[np.ndar
 
 
 def split_points(seen: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames that could show each point and masks that it falls into, (N,) numbers -> the object's points, those around it, (N,) bool."""
+    """(N,) frames that could show a point and masks that it falls into -> the object's points and those around it, (N,) bool."""
     share = inside / np.maximum(seen, 1)
     enough = seen >= FEWEST_SIGHTS
     return enough & (share >= OBJECT_SHARE), enough & (share <= 1 - OBJECT_SHARE)

@@ -23,13 +23,12 @@ import numpy as np
 
 from datasets.pictures import decode_png
 from preprocess.colmap import Lens
+from preprocess.masks import ASPECT_TOLERANCE, grey
 from turntable.errors import UserError
 from turntable.files import inside
 
 MASK_FOLDERS = ("mask", "masks")
 """Below the root; `mask/mask/…`, which unpacking into a folder of that name gives, is found too."""
-ASPECT_TOLERANCE = 0.02
-"""Relative difference between a mask's and its frame's aspect up to which it is the same picture at another size."""
 MAX_PICTURE_BYTES = 1 << 27
 
 
@@ -186,13 +185,3 @@ def _read_mask(path: Path, lens: Lens) -> np.ndarray:
     if abs(width / height * lens.height / lens.width - 1) > ASPECT_TOLERANCE:
         raise FrameError(f"a mask of {width}×{height} for a frame of {lens.width}×{lens.height} pixels")
     return mask
-
-
-def grey(mask: np.ndarray) -> np.ndarray:
-    """A decoded mask of any kind -> (H, W) uint8, 255 is the object."""
-    if mask.dtype == np.uint16:
-        mask = (mask / 257).round().astype(np.uint8)
-    if mask.ndim == 3:
-        has_alpha = mask.shape[2] == 4 and bool((mask[..., 3] < 255).any())
-        mask = mask[..., 3] if has_alpha else mask[..., :3].max(axis=2)
-    return mask * 255 if mask.max(initial=0) == 1 else mask

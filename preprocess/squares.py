@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from preprocess.colmap import Lens
+from preprocess.cutout import cut_out
 from turntable import cameras, framing
 from turntable.framing import Square
 
@@ -53,19 +54,23 @@ class Cut:
         picture: (height, width, 3) uint8 as the lens took it; matte: (h, w) uint8 of the same frame at whatever size.
         What the frame does not show is transparent.
         """
-        lens, each = self.lens, max(-(-self.square.side // self.size), 1)
-        x, y = self._sample_places(each)
-        inside = ((x >= 0) & (x < lens.width) & (y >= 0) & (y < lens.height)).astype(np.float32)
-        height, width = matte.shape
-        colour = _look_up(picture, x, y)
-        alpha = _look_up(matte, x * np.float32(width / lens.width), y * np.float32(height / lens.height)) * inside
-        target = (self.size, self.size)
-        colour, alpha = (cv2.resize(part, target, interpolation=cv2.INTER_AREA) for part in (colour, alpha))
-        return np.dstack([colour, np.round(alpha).astype(np.uint8)]), float(inside.mean())
+        x, y = self._sample_places()
+        shown = (x >= 0) & (x < self.lens.width) & (y >= 0) & (y < self.lens.height)
+        colour = self._means(_look_up(picture, self.lens, x, y))
+        alpha = self._means(_look_up(matte, self.lens, x, y) * shown)
+        return cut_out(colour, alpha), float(shown.mean())
 
-    def _sample_places(self, each: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where the `each`² rays of every stored pixel meet the frame: x and y, (size·each, size·each) float32 pixels."""
-        count = self.size * each
+    def means(self, picture: np.ndarray) -> np.ndarray:
+        """What `resample` does with colour: (h, w, C) of the frame at whatever size, uint8 or float32 -> (size, size, C)."""
+        return self._means(_look_up(picture, self.lens, *self._sample_places()))
+
+    def _means(self, samples: np.ndarray) -> np.ndarray:
+        """The rays' values (size·n, size·n, …) -> (size, size, …), the mean of each pixel's."""
+        return cv2.resize(samples, (self.size, self.size), interpolation=cv2.INTER_AREA)
+
+    def _sample_places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the n² rays of every stored pixel meet the frame: x and y, (size·n, size·n) float32 pixels."""
+        count = self.size * max(-(-self.square.side // self.size), 1)
         # The lens bends so little within eight samples that every eighth is enough: 0.002 px at the strongest of MVImgNet.
         step = next(step for step in (8, 4, 2, 1) if count % step == 0)
         nodes = (np.arange(-1, count // step + 1) + 0.5) * step / count
@@ -76,10 +81,15 @@ class Cut:
         return fine[..., 0], fine[..., 1]
 
 
-def _look_up(picture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Bilinear, at (x, y) pixels with centres at 0.5. OpenCV counts from the first pixel's centre, and to 1/32 of a pixel."""
+def _look_up(picture: np.ndarray, lens: Lens, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A picture of the whole frame, at whatever size, at (x, y) pixels of the frame, centres at 0.5. Bilinear.
+
+    OpenCV counts from the first pixel's centre; it places a sample to 1/32 of a pixel.
+    """
+    across, down = picture.shape[1] / lens.width, picture.shape[0] / lens.height
     half = np.float32(0.5)
-    return cv2.remap(picture, x - half, y - half, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    columns, rows = x * np.float32(across) - half, y * np.float32(down) - half
+    return cv2.remap(picture, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 @dataclass(frozen=True)

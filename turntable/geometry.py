@@ -242,12 +242,12 @@ def align_upright(points: np.ndarray, target: np.ndarray, yaw_steps: int = 24, i
     steps = [similarity]
     for _ in range(iterations):
         nearest = target[tree.query(cameras.transform(similarity, points))[1]]
-        similarity = _umeyama(points, nearest)
+        similarity = umeyama(points, nearest)
         steps.append(similarity)
     return min(steps, key=disagreement)
 
 
-def _umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+def umeyama(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(3, 4) least-squares similarity between paired points (N, 3). Umeyama 1991."""
     mean_source, mean_target = source.mean(axis=0), target.mean(axis=0)
     a, b = source - mean_source, target - mean_target
