@@ -30,7 +30,7 @@ from model.checkpoints import load_checkpoint
 from model.lrm import LRM, camera_numbers
 from model.mesh import DEFAULT_LEVEL, Mesh
 from model.photos import read_picture
-from preprocess.matte import matte
+from preprocess.matte import Device, check, matte
 from turntable import cameras, config, framing
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, UserError
 from turntable.files import write_bytes
@@ -42,7 +42,9 @@ class Photograph:
     """What is known of how the pictures were taken, and how their object is found."""
 
     matte: str = "alpha"
-    """How the object is found in a picture without a true alpha channel; see `preprocess.matte`."""
+    """How the object is found: `alpha`, `rembg:u2net`, `rembg:u2net_custom=FILE.onnx`, `masks:DIR`, …; see `preprocess.matte`."""
+    matte_device: Device = "cpu"
+    """Where a matting network runs."""
     fov: float | None = None
     """Degrees, horizontal field of view of the whole picture. None: as the training pictures typically had."""
     distance: float | None = None
@@ -51,6 +53,7 @@ class Photograph:
     """Degrees by which the camera looks down on the object; the result is turned upright by it."""
 
     def __post_init__(self) -> None:
+        check(self.matte)
         if self.fov is not None and not 0 < self.fov < 180:
             raise ValueError(f"fov must lie in (0, 180) degrees, got {self.fov}")
         if self.distance is not None and not self.distance > 1:
@@ -131,7 +134,7 @@ def reconstruct(
     """
     lrm, extra = checkpoint if isinstance(checkpoint, tuple) else load_checkpoint(Path(checkpoint), pick_device(device))
     picture = image if isinstance(image, np.ndarray) else read_picture(Path(image))
-    framed = frame_photo(picture, photograph, lrm, extra)
+    framed = frame_photo(picture, photograph, lrm, extra, None if isinstance(image, np.ndarray) else Path(image).name)
     canonical = mesh.extract(lrm.field, planes_of(lrm, framed), resolution, level)
     return mesh.transformed(canonical, upright_from_canonical(photograph.elevation))
 
@@ -146,9 +149,11 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}; use cpu or auto") from error
 
 
-def frame_photo(picture: np.ndarray, photograph: Photograph, lrm: LRM, extra: dict[str, Any]) -> Framed:
-    """Finds the object, cuts the square around it, and places the camera."""
-    rgba = matte(picture, photograph.matte)
+def frame_photo(
+    picture: np.ndarray, photograph: Photograph, lrm: LRM, extra: dict[str, Any], name: str | None = None
+) -> Framed:
+    """Finds the object, cuts the square around it, and places the camera. `name` is the picture's, by which a mask is found."""
+    rgba = matte(picture, photograph.matte, name, photograph.matte_device)
     height, width = rgba.shape[:2]
     # Without a field of view only the square matters, so the whole picture's intrinsics may be anything.
     lens = cameras.intrinsics_from_fov(photograph.fov or 50.0, width / height)
@@ -228,7 +233,7 @@ def write_reconstruction(path: Path, folder: Path, options: ReconstructConfig, l
     """Everything of one picture into `folder`; returns the sentence that says so."""
     stages = Stages()
     with stages("read"):
-        framed = frame_photo(read_picture(path), options.photograph, lrm, extra)
+        framed = frame_photo(read_picture(path), options.photograph, lrm, extra, path.name)
     with stages("planes"):
         planes = planes_of(lrm, framed)
     upright = upright_from_canonical(options.photograph.elevation)

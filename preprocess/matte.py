@@ -14,16 +14,16 @@ rgba = matter(picture, "7/a001/001.jpg")
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from preprocess.cutout import MatteError, check_picture
 from preprocess.masks import MaskFiles
+from preprocess.sessions import Device, Rembg
 from turntable import framing
 
 __all__ = ["Device", "MatteError", "Matter", "find", "matte"]
-Device = Literal["cpu", "cuda"]
 WAYS = "alpha, rembg:NAME, masks:DIR"
 
 
@@ -73,6 +73,9 @@ def find(how: str, device: Device = "cpu") -> Matter:
         return OwnAlpha()
     if way == "masks" and argument:
         return MaskFiles(Path(argument))
+    if way == "rembg" and argument:
+        name, _, given = argument.partition("=")
+        return Rembg(name, given, device)
     raise MatteError("unknown", f"--matte {how}: no such way to find the object; there is {WAYS}")
 
 
