@@ -45,6 +45,8 @@ class Network:
     """k: pixels of the output a pixel of the input, along each side."""
     multiple: int
     """Sides of an input must be multiples of this many pixels."""
+    reach: int
+    """How many pixels of the input away a pixel may be and still matter, at most: the receptive field's radius."""
     architecture: str
     """One of `ARCHITECTURES`."""
 
@@ -69,7 +71,18 @@ def load(path: Path) -> Network:
             f"--upscale takes {' and '.join(ARCHITECTURES)} networks from colour to colour"
         )
     module = found.model.eval().float().requires_grad_(False)
-    return Network(module, found.scale, found.size_requirements.multiple_of, name)
+    return Network(module, found.scale, found.size_requirements.multiple_of, _reach(module), name)
+
+
+def _reach(module: torch.nn.Module) -> int:
+    """The sum of all convolutions' radii, as if each followed the other and none worked on the enlarged picture."""
+    import torch
+
+    convolutions = [part for part in module.modules() if isinstance(part, torch.nn.Conv2d)]
+    radii = sum(part.dilation[0] * (part.kernel_size[0] - 1) // 2 for part in convolutions)
+    return radii * (
+        getattr(module, "shuffle_factor", None) or 1
+    )  # pixel-unshuffle comes first: its pixels are as much wider
 
 
 def _read(path: Path) -> dict[str, Any]:

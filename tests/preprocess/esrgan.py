@@ -63,7 +63,7 @@ def count(tensors: Tensors, prefix: str) -> int:
 def random_rrdbnet(features: int = 64, blocks: int = 23, scale: int = 4, seed: int = 0) -> Tensors:
     """Tensors of an RRDBNet with random weights; the defaults are the layout of RealESRGAN_x4plus."""
     shapes = {"conv_first": (3 * (4 // scale) ** 2, features), "conv_body": (features, features)}
-    shapes |= {name: (features, features) for name in ("conv_up1", "conv_up2", "conv_hr")} | {"conv_last": (features, 3)}
+    shapes |= dict.fromkeys(("conv_up1", "conv_up2", "conv_hr"), (features, features)) | {"conv_last": (features, 3)}
     for block in range(blocks):
         for part in (1, 2, 3):
             for step in range(1, 6):
