@@ -29,9 +29,12 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets import index
+from datasets.pictures import decode_png
 from datasets.shard_writer import ShardObject, ShardWriter
 from datasets.shards import ShardSet, encode_rgba, shard_paths
-from preprocess import matte, upscale
+from preprocess import consistency, matte, tiles, upscale
+from preprocess.matte import Device, Matter
+from preprocess.upscale import Upscaler
 from turntable import config as command_line
 from turntable import framing
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, DiskFullError, UserError
@@ -39,6 +42,8 @@ from turntable.files import read_json, write_json
 from turntable.geometry import Geometry
 
 logger = logging.getLogger(__name__)
+UPSCALED_TOGETHER = 8
+"""Views that go through an upscaler at once; a GPU is idle between single ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +55,15 @@ class Filling:
     sizes: tuple[int, ...] = (512, 256, 128)
     """Sides of the stored pictures, pixels. Those above the pictures' own size are left out; below the smallest, their own size."""
     upscale: str = "none"
-    """How pictures are enlarged before they are stored."""
+    """How pictures are enlarged before they are stored: `none`, `realesrgan-x4plus`, `realesrgan-x2plus`, `realesr-general-x4v3`
+    or a file of an ESRGAN network's weights (.pth, .safetensors)."""
+    upscale_device: str = "auto"
+    """Where that network runs: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
+    upscale_tile: int = 0
+    """Side, in pixels before enlarging, of the square that goes through the network at once; 0: as memory allows."""
     matte: str = "alpha"
     """Where mattes come from: `alpha` is the pictures' own; `rembg:NAME`, `masks:DIR` and more: see `preprocess.matte`."""
-    matte_device: matte.Device = "cpu"
+    matte_device: Device = "cpu"
     """Where a matting network runs."""
     shard_bytes: float = 1.5e9
     """A shard is closed when it holds this many bytes."""
@@ -62,7 +72,9 @@ class Filling:
     retry: tuple[str, ...] = ("all",)
     """Reasons of earlier failures to try again; `none` passes over all that failed before."""
 
-    FREE: ClassVar[frozenset[str]] = frozenset({"out", "shard_bytes", "threads", "retry", "matte_device"})
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {"out", "shard_bytes", "threads", "retry", "matte_device", "upscale_device", "upscale_tile"}
+    )
     """Fields that may differ between the runs that fill one folder: they change no object's content."""
 
     def __post_init__(self) -> None:
@@ -70,12 +82,18 @@ class Filling:
             raise ValueError(f"sizes must be positive, got {self.sizes}")
         if self.shard_bytes < 1 or self.threads < 1:
             raise ValueError(f"shard_bytes and threads must be at least 1, got {self.shard_bytes} and {self.threads}")
-        upscale.find(self.upscale)
+        if self.upscale_tile < 0:
+            raise ValueError(f"upscale_tile must be 0 or more pixels, got {self.upscale_tile}")
+        upscale.check(self.upscale)
         matte.check(self.matte)
 
-    def matter(self) -> matte.Matter:
+    def matter(self) -> Matter:
         """The way of making mattes that was asked for."""
         return matte.find(self.matte, self.matte_device)
+
+    def upscaler(self) -> Upscaler:
+        """The way of enlarging pictures that was asked for, its network loaded."""
+        return upscale.find(self.upscale, self.upscale_device, self.upscale_tile)
 
     def settings(self) -> dict[str, Any]:
         """What decides an object's content."""
@@ -127,19 +145,38 @@ def stored_sizes(own: int, sizes: tuple[int, ...]) -> list[int]:
     return sorted({size for size in sizes if size <= own}, reverse=True) or [own]
 
 
-def shard_object(views: Views, config: Filling) -> ShardObject:
+def shard_object(views: Views, config: Filling, upscaler: Upscaler) -> ShardObject:
     """An object as a shard stores it. Raises `Unusable`."""
     boxes, images = [], collections.defaultdict(list, {key: list(kept) for key, kept in views.passes.items()})
-    for picture in views.rgba:
-        rgba = upscale.upscale(picture, config.upscale)
+    record = dict(views.record)
+    for rgba in _enlarged(views, upscaler, record):
         boxes.append(framing.matte_box(rgba[..., 3]) or (0.0, 0.0, 0.0, 0.0))
         for size in stored_sizes(len(rgba), config.sizes):
             images["rgba", size].append(encode_rgba(framing.resize(rgba, size, size)))
     if not np.any(boxes):
         raise Unusable("empty", f"{views.place}: nothing is seen in any of its {len(boxes)} views; left out")
-    return ShardObject(
-        views.record, views.world_from_camera, views.intrinsics, np.array(boxes), dict(images), views.geometry
-    )
+    return ShardObject(record, views.world_from_camera, views.intrinsics, np.array(boxes), dict(images), views.geometry)
+
+
+def _enlarged(views: Views, upscaler: Upscaler, record: dict[str, Any]) -> Iterator[np.ndarray]:
+    """The views' pictures through the upscaler. Notes in `record`, at the end, how much neighbours disagree thereafter."""
+    if isinstance(upscaler, upscale.Unchanged):
+        yield from views.rgba
+        return
+    depths = next((kept for (name, _), kept in views.passes.items() if name == "depth"), None)
+    scale = np.float32(record.get("depth_scale", 1))
+    planar = None if depths is None else [decode_png(depth) * scale for depth in depths]
+    comparison = consistency.Comparison(views.world_from_camera, views.intrinsics, planar)
+    numbered = enumerate(views.rgba)
+    while batch := list(itertools.islice(numbered, UPSCALED_TOGETHER)):
+        try:
+            larger = upscaler(np.stack([picture for _, picture in batch]))
+        except (upscale.UpscaleError, tiles.TileError) as error:
+            raise Unusable("upscaling", f"{views.place}: {error}") from error
+        for (view, picture), result in zip(batch, larger, strict=True):
+            comparison.see(view, picture, result)
+            yield result
+    record["upscaling"] = {**upscaler.identity, "disagreement": comparison.figures()}
 
 
 @dataclass(frozen=True)
@@ -151,10 +188,10 @@ class Failure:
     message: str
 
 
-def attempt(source: Source, uid: str, config: Filling) -> ShardObject | Failure:
+def attempt(source: Source, uid: str, config: Filling, upscaler: Upscaler) -> ShardObject | Failure:
     """An object as a shard stores it, or what is wrong with it."""
     try:
-        return shard_object(source.load(uid), config)
+        return shard_object(source.load(uid), config, upscaler)
     except Unusable as error:
         return Failure(error.reason, str(error))
     except (DiskFullError, MemoryError):
@@ -234,8 +271,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _fill(config: Filling, source: Source, uids: list[str], summary: Summary) -> None:
     """Writes the objects `uids`. Ctrl-C closes the shard in hand with what it holds."""
+    upscaler = config.upscaler()
     writer: ShardWriter | None = None
-    results = tqdm(_results(config, source, uids), total=len(uids), unit="object", desc="preprocess")
+    results = tqdm(_results(config, source, upscaler, uids), total=len(uids), unit="object", desc="preprocess")
     try:
         with _StopRequest() as stop, contextlib.closing(results):
             for uid, result in zip(uids, results, strict=True):
@@ -316,7 +354,7 @@ def _next_number(folder: Path) -> int:
     return max(numbers, default=-1) + 1
 
 
-def _results(config: Filling, source: Source, uids: list[str]) -> Iterator[ShardObject | Failure]:
+def _results(config: Filling, source: Source, upscaler: Upscaler, uids: list[str]) -> Iterator[ShardObject | Failure]:
     """Every object's result, in order, a bounded number of them ahead of whoever takes them."""
     # Threads, not processes: decoding, resizing and encoding leave the interpreter's lock, results need not be copied,
     # and a process that is killed while it hands over a result of megabytes leaves a pool waiting for ever.
@@ -324,10 +362,10 @@ def _results(config: Filling, source: Source, uids: list[str]) -> Iterator[Shard
     try:
         rest = iter(uids)
         first = itertools.islice(rest, 2 * config.threads)
-        ahead = collections.deque(pool.submit(attempt, source, uid, config) for uid in first)
+        ahead = collections.deque(pool.submit(attempt, source, uid, config, upscaler) for uid in first)
         while ahead:
             yield ahead.popleft().result()
-            ahead.extend(pool.submit(attempt, source, uid, config) for uid in [next(rest, None)] if uid)
+            ahead.extend(pool.submit(attempt, source, uid, config, upscaler) for uid in [next(rest, None)] if uid)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -182,8 +182,3 @@ def find(name: str, device: str = "auto", tile: int = 0, precision: tiles.Precis
     official = weights.OFFICIAL.get(name)
     path = weights.obtain(official, weights.cache_folder()) if official else Path(name)
     return NetworkUpscaler(path, name if official else path.name, device, tile, precision)
-
-
-def upscale(rgba: np.ndarray, how: str) -> np.ndarray:
-    """(H, W, 4) uint8 straight alpha, sRGB -> (k·H, k·W, 4) of the same kind, k being the upscaler's own factor."""
-    return find(how)(rgba)

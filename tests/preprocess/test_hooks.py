@@ -43,11 +43,11 @@ def test_other_arrays_are_no_pictures(picture: np.ndarray) -> None:
 
 def test_no_upscaling_changes_nothing() -> None:
     rgba = cut_out()
-    assert upscale.upscale(rgba, "none") is rgba
+    assert upscale.find("none")(rgba) is rgba
 
 
 def test_unknown_names_list_what_there_is() -> None:
     with pytest.raises(UserError, match=r"--matte magic: no such way .* there is alpha"):
         matte.matte(cut_out(), "magic")
-    with pytest.raises(UserError, match="--upscale magic: no such upscaler; there is none"):
-        upscale.upscale(cut_out(), "magic")
+    with pytest.raises(UserError, match="--upscale magic: no such upscaler; there is none, real"):
+        upscale.find("magic")

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.shards import ShardSet
 from preprocess import upscale
+from preprocess.captures import PreprocessConfig, preprocess
 from preprocess.upscale import UpscaleError
+from tests.datasets.synthetic import write_captures
 from tests.preprocess import esrgan
 from turntable import cameras, framing
 from turntable.errors import UserError
@@ -192,3 +195,28 @@ def test_a_result_too_large_is_refused_before_it_is_made(tmp_path: Path) -> None
 def test_unknown_names_list_what_there_is(name: str, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         upscale.check(name)
+
+
+def test_captures_become_larger_shards(tmp_path: Path) -> None:
+    """The whole way: sizes above the rendered one, cameras untouched, depth as it was, and what was done in the record."""
+    write_captures(tmp_path / "captures", 1, views=10, resolution=32)
+    torch.save({"params_ema": repeating(4)}, tmp_path / "weights.pth")
+    shared = {"captures": tmp_path / "captures", "sizes": (128, 64, 32), "threads": 2}
+    preprocess(PreprocessConfig(out=tmp_path / "plain", **shared))
+    preprocess(PreprocessConfig(out=tmp_path / "larger", upscale=str(tmp_path / "weights.pth"), **shared))
+    plain, larger = ShardSet(tmp_path / "plain"), ShardSet(tmp_path / "larger")
+    assert (sorted(plain.sizes), sorted(larger.sizes)) == ([32], [32, 64, 128])
+    for ours, theirs in zip(larger.cameras(0), plain.cameras(0), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for view in range(10):
+        before, after = plain.picture(0, view, 32), larger.picture(0, view, 32)
+        inside = cv2.erode(before[..., 3], np.ones((5, 5), np.uint8)) == 255
+        assert inside.any()
+        np.testing.assert_allclose(after[inside].astype(int), before[inside], atol=1)  # rounded once more
+        np.testing.assert_array_equal(larger.depth(0, view), plain.depth(0, view))
+    done = larger.record(0)["upscaling"]
+    assert done["name"] == "weights.pth" and done["scale"] == 4 and len(done["sha256"]) == 64
+    figures = done["disagreement"]
+    # Pixels that are repeated are as far from the truth as the pixels were: half a pixel at most.
+    assert figures["points"] > 100 and 0 < figures["before"] < figures["after"] < 3 * figures["before"]
+    assert "upscaling" not in plain.record(0)
