@@ -30,7 +30,7 @@ HEAVY: dict[str, set[str]] = {
     "rembg": {"preprocess"},
     "onnxruntime": {"preprocess"},
     "pycolmap": {"preprocess"},
-    "viser": {"datasets.browse", "datasets.page"},
+    "viser": {"datasets.page", "datasets.page_server"},
 }
 """Package -> the rooms or single modules that may import it."""
 LONGEST_FILE = 600
