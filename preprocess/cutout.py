@@ -7,8 +7,9 @@ import numpy as np
 
 from turntable.errors import UserError
 
-BLUR_SIDES = (91, 7)
-"""Sides, pixels, of the two boxes over which colours are averaged: the first reaches across wide soft edges, the second is local."""
+BLUR_SIDES = ((31, 1 / 8), (5, 1 / 50))
+"""Sides of the two boxes over which colours are averaged: at least so many pixels, or so much of the picture's shorter side. The
+first reaches across the wide edges that networks draw, the second is local. Chosen by `benchmarks/edges.py`."""
 
 
 class MatteError(UserError):
@@ -44,8 +45,8 @@ def cut_out(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     share = alpha.astype(np.float32)[..., None] / 255
     seen = rgb[..., :3].astype(np.float32)
     front = back = seen
-    for side in BLUR_SIDES:
-        front, back = _fused(seen, front, back, share, side)
+    for least, part in BLUR_SIDES:
+        front, back = _fused(seen, front, back, share, max(int(part * min(alpha.shape)), least) | 1)
     colour = np.where(share == 1, seen, front.clip(0, 255)) * (share > 0)
     return np.concatenate([colour.round().astype(np.uint8), alpha[..., None]], axis=-1)
 

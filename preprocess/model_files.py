@@ -1,4 +1,4 @@
-"""The files of rembg's networks: where rembg expects each, from where it comes, by which MD5 it is known.
+"""The files of rembg's networks: where rembg expects each, from where it comes, by which checksum it is known.
 
 rembg itself says so: its sessions' own `download_models` is asked, with a listener in the place of the downloader. What is
 missing is fetched by `datasets.download` (resumed, limited in size), checked, and laid where rembg looks for it.
@@ -29,8 +29,10 @@ class ModelFile:
     path: Path
     """Where rembg expects it; the environment variable U2NET_HOME chooses the folder."""
     url: str
-    md5: str | None
-    """rembg publishes MD5 sums; of a few networks (sam, bria-rmbg) none. MODEL_CHECKSUM_DISABLED, which is rembg's, hides them all."""
+    checksum: str | None
+    """`md5:…` or `sha256:…`, as rembg publishes it; of sam's it publishes none.
+
+    rembg's own variable MODEL_CHECKSUM_DISABLED hides them all."""
 
 
 def files_of(session_class: Any) -> list[ModelFile]:
@@ -40,7 +42,7 @@ def files_of(session_class: Any) -> list[ModelFile]:
     class Listener:
         @staticmethod
         def retrieve(url: str, known_hash: str | None, fname: str, path: str, **_: Any) -> None:
-            asked.append(ModelFile(Path(path) / fname, url, known_hash and known_hash.removeprefix("md5:")))
+            asked.append(ModelFile(Path(path) / fname, url, known_hash))
 
     module: Any = sys.modules[session_class.__module__]
     with _asking:
@@ -59,18 +61,18 @@ def bring(file: ModelFile, how: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of one machine want the same file
         if not file.path.exists():
             _fetch(file, how)
-        elif file.md5 and (found := md5(file.path)) != file.md5:
+        elif file.checksum and (found := checksum(file.path, like=file.checksum)) != file.checksum:
             raise MatteError(
                 "no-model",
-                f"--matte {how}: {file.path} has the MD5 {found}, rembg expects {file.md5}; delete it to have it fetched "
-                f"again from {file.url}",
+                f"--matte {how}: {file.path} is {found}, rembg expects {file.checksum}; delete it to have it fetched again "
+                f"from {file.url}",
             )
 
 
 def _fetch(file: ModelFile, how: str) -> None:
     mirror, _, name = file.url.rpartition("/")
     arrived = file.path.with_name(f"{file.path.name}.unchecked")
-    expected = f"MD5 {file.md5}" if file.md5 else "rembg publishes no checksum of it"
+    expected = file.checksum or "rembg publishes no checksum of it"
     try:
         obtain(mirror, name, arrived, POLICY)
     except DownloadError as error:
@@ -79,17 +81,17 @@ def _fetch(file: ModelFile, how: str) -> None:
             f"--matte {how}: {file.path.name} is not in {file.path.parent} and could not be fetched ({error}); put the "
             f"file there ({expected}, from {file.url}), or name the folder that has it by U2NET_HOME",
         ) from error
-    found = md5(arrived)
-    if file.md5 and found != file.md5:
+    if file.checksum and (found := checksum(arrived, like=file.checksum)) != file.checksum:
         arrived.unlink()
         raise MatteError(
             "no-model",
-            f"--matte {how}: {file.url} gave a file with the MD5 {found}, rembg expects {file.md5}; not kept",
+            f"--matte {how}: {file.url} gave a file that is {found}, rembg expects {file.checksum}; not kept",
         )
     arrived.replace(file.path)
 
 
-def md5(path: Path) -> str:
-    """Hexadecimal MD5 of a file's content, to compare with what rembg publishes; it guards against accidents only."""
+def checksum(path: Path, like: str) -> str:
+    """A file's checksum by the algorithm that another one, `md5:…` or `sha256:…`, was made with. MD5 guards against accidents only."""
+    algorithm = like.partition(":")[0]
     with path.open("rb") as handle:
-        return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return f"{algorithm}:{hashlib.file_digest(handle, algorithm).hexdigest()}"
