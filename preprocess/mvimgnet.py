@@ -18,18 +18,18 @@ import numpy as np
 from preprocess import filling, matte, poses
 from preprocess.colmap import Frame, Model, ModelError, read_model
 from preprocess.filling import Filling, Unusable, Views
-from preprocess.gates import Figures, Gates, complaints
+from preprocess.gates import Gates
+from preprocess.locate import Found, View, left_out_text, locate
 from preprocess.scenes import FrameError, Scene, find_scenes, read_class_names
-from preprocess.squares import Cut, Outline, outline, square_of
+from preprocess.squares import Cut, square_of
 from turntable import config as command_line
 from turntable.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 LICENCE = "MVImgNet Terms of Use"
-"""So the dataset's README calls it, https://github.com/GAP-LAB-CUHK-SZ/MVImgNet; they are shown before the download."""
-SEEN_IN_MASK = 0.5
-"""A mask into which fewer of the object's points fall than this share shows something else, or half of it; its frame is left out."""
+"""So the dataset's README calls them; whoever downloads it is shown them."""
+SOURCE_URL = "https://github.com/GAP-LAB-CUHK-SZ/MVImgNet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class MVImgNetConfig(Filling):
     """File with a line `<class>/<instance>` a scene; all scenes if not given."""
     class_names: Path | None = None
     """The dataset's `mvimgnet_category.txt`, lines `number,name`. Without it a class is called by its number."""
+    keep_cut_off: bool = False
+    """Also store frames whose border cuts the object off: their mattes say that there is nothing where nothing was seen."""
     gates: Gates = field(default_factory=Gates)
     """What a scene must come up to."""
 
@@ -77,26 +79,37 @@ class MVImgNet:
         mattes, left_out = self._mattes(scene, model)
         found = locate(scene, model, mattes, left_out, self._config.gates)
         size = stored_side(found, self._config)
-        pictures, cuts, kept, shown = [], [], [], []
+        stored = list(self._stored(scene, found, size, left_out))
+        if len(stored) < self._config.gates.min_frames:
+            why = f"{len(stored)} frames can be stored, {self._config.gates.min_frames} are needed"
+            raise Unusable("few-frames", f"{scene.folder}: {why}{left_out_text(left_out)}")
+        object_from_colmap = poses.object_from_colmap(found.box, stored[0].view.frame.world_from_camera[:, 3])
+        record = {
+            **self._record(scene, found, object_from_colmap),
+            "lenses": model.lens_count,
+            "left_out": left_out,
+            "views": [each.record() for each in stored],
+        }
+        world_from_camera = [poses.moved(object_from_colmap, each.view.frame.world_from_camera) for each in stored]
+        intrinsics = [each.cut.intrinsics for each in stored]
+        return Views(
+            str(scene.folder), record, np.stack(world_from_camera), np.stack(intrinsics), [each.rgba for each in stored]
+        )
+
+    def _stored(self, scene: Scene, found: Found, size: int, left_out: dict[str, str]) -> Iterator[Stored]:
+        """The frames of a scene as squares; those that cannot be had get their reason in `left_out`."""
         for view in found.views:
-            cut = Cut(view.frame.lens, square_of(view.outline, view.frame.lens, size), size)
+            if view.outline.cut_off and not self._config.keep_cut_off:
+                left_out[view.frame.name] = "the frame's border cuts the object off"
+                continue
+            lens = view.frame.lens
             try:
-                picture = scene.picture(view.frame.name, view.frame.lens)
+                picture = scene.picture(view.frame.name, lens)
             except FrameError as error:
                 left_out[view.frame.name] = str(error)
                 continue
-            square, share = cut.resample(picture, view.matte)
-            pictures.append(square)
-            cuts.append(cut)
-            kept.append(view.frame)
-            shown.append(share)
-        if len(kept) < self._config.gates.min_frames:
-            why = f"{len(kept)} frames have a picture that can be used, {self._config.gates.min_frames} are needed"
-            raise Unusable("few-frames", f"{scene.folder}: {why}{_left_out_text(left_out)}")
-        record = self._record(scene, model, found, left_out)
-        record["views"] = [_view_record(*each) for each in zip(kept, cuts, shown, strict=True)]
-        world_from_camera = np.stack([poses.moved(found.object_from_colmap, frame.world_from_camera) for frame in kept])
-        return Views(str(scene.folder), record, world_from_camera, np.stack([cut.intrinsics for cut in cuts]), pictures)
+            cut = Cut(lens, square_of(view.outline, lens, size), size)
+            yield Stored(view, cut, *cut.resample(picture, view.matte))
 
     def _mattes(self, scene: Scene, model: Model) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """Frame -> its matte, (h, w) uint8 at whatever size, and frame -> why it has none."""
@@ -128,127 +141,48 @@ class MVImgNet:
                 raise  # the run's fault, not the frame's
             raise FrameError(f"no matte ({error})") from error
 
-    def _record(self, scene: Scene, model: Model, found: Found, left_out: dict[str, str]) -> dict[str, Any]:
+    def _record(self, scene: Scene, found: Found, object_from_colmap: np.ndarray) -> dict[str, Any]:
         """What is known of the scene, as JSON values."""
-        name = self._names.get(scene.label)
+        x, y, _ = object_from_colmap[:, :3] @ found.box.axes[0]
+        box = {"size": (found.box.size / found.box.radius).tolist(), "turned_deg": float(np.rad2deg(np.arctan2(y, x)))}
+        up = {"method": found.up.method, "support": found.up.support, "disagreement_deg": found.up.disagreement_deg}
         return {
             "uid": scene.uid,
             "source": "mvimgnet",
-            "class": name or f"mvimgnet-{scene.label}",
+            "lvis_class": self._names.get(scene.label) or f"mvimgnet-{scene.label}",
             "path": f"{scene.label}/{scene.instance}",
+            "source_url": SOURCE_URL,
             "licence": LICENCE,
-            "object_from_colmap": found.object_from_colmap.tolist(),
-            "up": {
-                "method": found.up.method,
-                "support": found.up.support,
-                "disagreement_deg": round(found.up.disagreement_deg, 3),
-            },
-            "box": {"size": (found.box.size / found.box.radius).tolist(), "turned_deg": _turned_deg(found)},
+            "object_from_colmap": object_from_colmap.tolist(),
+            "box": box,
+            "up": up,
             "azimuth_0": "the first stored frame; a video has no front",
             "mattes": "dataset" if scene.has_masks() else self._config.matte,
-            "lenses": model.lens_count,
             "figures": found.figures.record(),
-            "left_out": left_out,
         }
 
 
 @dataclass(frozen=True)
-class View:
-    """A frame that is stored."""
+class Stored:
+    """A frame as it is stored."""
 
-    frame: Frame
-    matte: np.ndarray
-    """(h, w) uint8 at its own size."""
-    outline: Outline
+    view: View
+    cut: Cut
+    rgba: np.ndarray
+    """(S, S, 4) uint8."""
+    shown: float
+    """Share of the square that the frame shows; the rest is transparent because nobody saw it."""
 
-
-@dataclass(frozen=True)
-class Found:
-    """A scene's object, and what was measured on the way."""
-
-    views: list[View]
-    object_from_colmap: np.ndarray
-    """(3, 4) similarity."""
-    up: poses.Up
-    box: poses.Box
-    figures: Figures
-
-
-def locate(scene: Scene, model: Model, mattes: dict[str, np.ndarray], left_out: dict[str, str], gates: Gates) -> Found:
-    """Finds the object of a scene. Raises Unusable when a gate says so; frames that are not used get their reason in `left_out`."""
-    views = list(_outlined(model, mattes, left_out))
-    sights = [poses.sights(view.frame, view.matte, model.points) for view in views]
-    none = np.zeros(len(model.points), np.int64)
-    seen, inside = sum((s for s, _ in sights), none), sum((i for _, i in sights), none)
-    is_object, is_around = poses.split_points(seen, inside)
-    kept = []
-    for view, (s, i) in zip(views, sights, strict=True):
-        share = (i & is_object).sum() / max((s & is_object).sum(), 1)
-        if is_object.any() and share < SEEN_IN_MASK:
-            left_out[view.frame.name] = f"{share:.0%} of the object's points fall into its mask"
-        else:
-            kept.append(view)
-    counts = {
-        "frames_in_video": max(scene.picture_count(), len(model.frames)),
-        "registered": len(model.frames),
-        "used": len(kept),
-        "points": len(model.points),
-        "object_points": int(is_object.sum()),
-    }
-    _judge(scene, Figures(**counts), gates, left_out)
-    up = poses.up_axis(model, is_object, is_around, np.random.default_rng(0))
-    planes = np.concatenate([poses.half_spaces(view.frame, view.outline) for view in kept])
-    box = poses.upright_box(model.points[is_object], planes, up)
-    figures = Figures(
-        **counts,
-        track=float(model.track_lengths()[is_object].mean()),
-        reprojection=_reprojection(kept, model.points, is_object),
-        object_side=float(
-            np.median([np.ptp(view.outline.slopes, axis=0).max() * view.frame.lens.focal for view in kept])
-        ),
-        border=float(np.mean([view.outline.at_border.any() for view in kept])),
-        coverage=float(np.median([poses.outline_coverage(box, view.frame, view.outline) for view in kept])),
-        disagreement=box.disagreement,
-        up_disagreement=up.disagreement_deg if up.method == "ground-plane" else None,
-        level_spread=up.level_spread,
-    )
-    _judge(scene, figures, gates, left_out)
-    return Found(kept, poses.object_from_colmap(box, kept[0].frame.world_from_camera[:, 3]), up, box, figures)
-
-
-def _outlined(model: Model, mattes: dict[str, np.ndarray], left_out: dict[str, str]) -> Iterator[View]:
-    for frame in model.frames:
-        if frame.name in mattes:
-            shape = outline(mattes[frame.name], frame.lens)
-            if shape is None:
-                left_out[frame.name] = "an empty mask"
-            else:
-                yield View(frame, mattes[frame.name], shape)
-
-
-def _reprojection(views: list[View], points: np.ndarray, is_object: np.ndarray) -> float:
-    """Mean distance, pixels, between where the object's points were seen and where they project to."""
-    errors = [np.zeros(0)]
-    for frame in (view.frame for view in views):
-        rows = is_object[frame.points]
-        errors.append(np.linalg.norm(frame.project(points[frame.points[rows]]) - frame.pixels[rows], axis=1))
-    found = np.concatenate(errors)
-    return float(found.mean()) if len(found) else 0.0
-
-
-def _judge(scene: Scene, figures: Figures, gates: Gates, left_out: dict[str, str]) -> None:
-    found = complaints(figures, gates)
-    if found:
-        text = "; ".join(sentence for _, sentence in found)
-        raise Unusable(found[0][0], f"{scene.folder}: {text}{_left_out_text(left_out)}")
-
-
-def _left_out_text(left_out: dict[str, str]) -> str:
-    """Which frames were left out and why, for a message; three of them."""
-    if not left_out:
-        return ""
-    examples = ", ".join(f"{name}: {why}" for name, why in sorted(left_out.items())[:3])
-    return f" ({len(left_out)} frames left out: {examples}{', …' if len(left_out) > 3 else ''})"
+    def record(self) -> dict[str, Any]:
+        """Enough to find its pixels in the frame again, as JSON values."""
+        square, lens = self.cut.square, self.cut.lens
+        return {
+            "file": self.view.frame.name,
+            "cut_off": self.view.outline.cut_off,
+            "shown": round(self.shown, 4),
+            "square": [square.left, square.top, square.side],
+            "lens": {"model": lens.model, "size": [lens.width, lens.height], "parameters": list(lens.parameters)},
+        }
 
 
 def _model(scene: Scene) -> Model:
@@ -277,26 +211,6 @@ def stored_side(found: Found, config: Filling) -> int:
     if config.upscale != "none":
         return min(own, max(config.sizes))
     return filling.stored_sizes(own, config.sizes)[0]
-
-
-def _turned_deg(found: Found) -> float:
-    """Angle of the box's first axis from +x, about +z."""
-    x, y, _ = found.object_from_colmap[:, :3] @ found.box.axes[0]
-    return float(np.rad2deg(np.arctan2(y, x)))
-
-
-def _view_record(frame: Frame, cut: Cut, shown: float) -> dict[str, Any]:
-    """Of one stored frame: enough to find its pixels again."""
-    return {
-        "file": frame.name,
-        "square": [cut.square.left, cut.square.top, cut.square.side],
-        "lens": {
-            "model": cut.lens.model,
-            "size": [cut.lens.width, cut.lens.height],
-            "parameters": list(cut.lens.parameters),
-        },
-        "shown": round(shown, 4),
-    }
 
 
 def _listed(scenes: list[Scene], path: Path) -> list[Scene]:

@@ -101,6 +101,12 @@ class Outline:
     at_border: np.ndarray
     """(K,) bool: the edge from a corner to the next runs along the frame's border, which cut the object off."""
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether the frame's border cuts the object off along more than a fiftieth of its length."""
+        edges = np.linalg.norm(np.roll(self.slopes, -1, axis=0) - self.slopes, axis=1)
+        return bool(edges[self.at_border].sum() > 0.02 * np.ptp(self.slopes, axis=0).max())
+
 
 def outline(matte: np.ndarray, lens: Lens) -> Outline | None:
     """The outline of a matte (h, w) uint8 of a frame of this lens; None where it is empty or no more than a few pixels."""
