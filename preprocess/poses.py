@@ -35,6 +35,8 @@ PLANE_TOLERANCE = 0.05
 """Distance from a plane, in radii of the object's points, up to which a point belongs to it."""
 POINTS_ERROR = 0.02
 """How far the outermost points are from the object's end, as a share of its diagonal: no edge has a point on every inch."""
+UNEVEN = 0.1
+"""`Up.level_spread` above which the cameras are not held level, or hardly move."""
 LEVEL_DEG = 25.0
 """A plane leaning farther than this from level is a wall or chance, not the ground."""
 
@@ -53,7 +55,7 @@ class Up:
     disagreement_deg: float
     """Angle between the two methods' answers."""
     level_spread: float
-    """How far the cameras' axes are from lying in one plane, in [0, 1]: 0 is perfectly level, above 0.1 the cameras do not tell."""
+    """How far the cameras' axes are from lying in one plane, 0 … 1: 0 is level, above `UNEVEN` they do not tell."""
 
 
 @dataclass(frozen=True)
@@ -113,21 +115,19 @@ def split_points(seen: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.n
 
 def up_axis(model: Model, is_object: np.ndarray, is_around: np.ndarray, rng: np.random.Generator) -> Up:
     """Which way is up. The two masks are `split_points`'."""
-    level, spread = _level_axis(model.frames)
     points = model.points[is_object]
     centre = np.median(points, axis=0)
     radius = _radius(points)
+    level, spread = _level_axis(model.frames, centre)
     positions = np.stack([frame.world_from_camera[:, 3] for frame in model.frames])
-    if spread > 0.1:
-        level = level * np.sign(level @ (positions.mean(axis=0) - centre))
     around = model.points[is_around]
     near = around[np.linalg.norm(around - centre, axis=1) < 5 * radius]
-    plane = _ground_plane(near, points, positions, level if spread <= 0.1 else None, PLANE_TOLERANCE * radius, rng)
+    plane = _ground_plane(near, points, positions, level if spread <= UNEVEN else None, PLANE_TOLERANCE * radius, rng)
     if plane is None:
         return Up(level, "level-cameras", None, len(model.frames), 0.0, spread)
     normal, height, support = plane
     angle = np.rad2deg(np.arccos(np.clip(normal @ level, -1, 1)))
-    return Up(normal, "ground-plane", height, support, float(angle) if spread <= 0.1 else 0.0, spread)
+    return Up(normal, "ground-plane", height, support, float(angle) if spread <= UNEVEN else 0.0, spread)
 
 
 def _radius(points: np.ndarray) -> float:
@@ -135,22 +135,23 @@ def _radius(points: np.ndarray) -> float:
     return float(np.percentile(np.linalg.norm(points - np.median(points, axis=0), axis=1), 90))
 
 
-def _level_axis(frames: tuple[Frame, ...]) -> tuple[np.ndarray, float]:
-    """The direction to which the cameras' horizontal axes are at right angles, pointing up in the pictures, and `level_spread`.
+def _level_axis(frames: tuple[Frame, ...], centre: np.ndarray) -> tuple[np.ndarray, float]:
+    """The direction to which the cameras' horizontal axes are at right angles, pointing up, and `level_spread`.
 
-    In frames that lie on their side the picture's vertical axis is the horizontal one.
+    In frames that lie on their side the picture's vertical axis is the horizontal one. Up is up in upright pictures; in
+    others, or where the cameras are not held level, it is where the cameras are, seen from the object's `centre`.
     """
     rotations = np.stack([frame.world_from_camera[:, :3] for frame in frames])
-    found = []
-    for horizontal, vertical in ((0, 1), (1, 0)):
-        values, vectors = np.linalg.eigh(
-            np.einsum("vi,vj->ij", rotations[:, :, horizontal], rotations[:, :, horizontal])
-        )
-        axis = vectors[:, 0]
-        ratio = float(values[0] / max(values[1], 1e-12))
-        found.append((ratio, axis * np.sign(axis @ rotations[:, :, vertical].mean(axis=0) or 1.0)))
-    ratio, axis = found[0] if found[0][0] <= 2 * found[1][0] else found[1]
-    return axis, min(ratio, 1.0)
+    spreads, found = [], []
+    for axes in (rotations[:, :, 0], rotations[:, :, 1]):
+        values, vectors = np.linalg.eigh(axes.T @ axes)
+        spreads.append(min(float(values[0] / max(values[1], 1e-12)), 1.0))
+        found.append(vectors[:, 0])
+    upright = spreads[0] <= 2 * spreads[1]
+    axis, spread = (found[0], spreads[0]) if upright else (found[1], spreads[1])
+    positions = np.stack([frame.world_from_camera[:, 3] for frame in frames])
+    above = rotations[:, :, 1].mean(axis=0) if upright and spread <= UNEVEN else positions.mean(axis=0) - centre
+    return axis * (-1.0 if axis @ above < 0 else 1.0), spread
 
 
 def _ground_plane(
@@ -272,7 +273,7 @@ def _ends(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where a hull with corners `body` (N, 3) and `faces` (K, 4) ends in directions (D, 3), and how far to trust that, in [0, 1].
 
-    A face that leans by an angle from the direction may leave the object by its tangent times the object's depth; the nearest
+    A face that leans by an angle from the direction may leave the object by its tangent times the object's reach across; the nearest
     face at the end counts, against `POINTS_ERROR` by their inverse variances.
     """
     ends, trust = [], []
@@ -281,8 +282,9 @@ def _ends(
         last = body[along.argmax()]
         at_end = np.abs(faces[:, :3] @ last + faces[:, 3]) < 1e-3 * diagonal
         cosine = float((faces[at_end, :3] @ direction).max(initial=1e-3))
-        depth = np.ptp(body - along[:, None] * direction, axis=0).max()
-        leaves = depth / 2 * np.sqrt(max(1 / cosine**2 - 1, 0.0))
+        across = body - along[:, None] * direction
+        reach = np.linalg.norm(across - across.mean(axis=0), axis=1).max()
+        leaves = reach * np.sqrt(max(1 / cosine**2 - 1, 0.0))
         ends.append(along.max())
         trust.append((POINTS_ERROR * diagonal) ** 2 / ((POINTS_ERROR * diagonal) ** 2 + leaves**2))
     return np.array(ends), np.array(trust)
@@ -320,3 +322,9 @@ def moved(similarity: np.ndarray, world_from_camera: np.ndarray) -> np.ndarray:
     rotation = similarity[:, :3] @ world_from_camera[:, :3] / scale
     position = cameras.transform(similarity, world_from_camera[:, 3])
     return np.concatenate([rotation, position[:, None]], axis=1)
+
+
+def inverse(similarity: np.ndarray) -> np.ndarray:
+    """(3, 4) similarity b_from_a -> (3, 4) a_from_b."""
+    back = np.linalg.inv(similarity[:, :3])
+    return np.concatenate([back, -(back @ similarity[:, 3:])], axis=1)

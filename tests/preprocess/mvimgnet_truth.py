@@ -115,7 +115,7 @@ def table(root: Path) -> str:
     """All figures of the scenes below `root`."""
     lines = ["scene    up°   centre %  scale %  radius %   observations  worst px  without k"]
     with tempfile.TemporaryDirectory() as folder:
-        config = mvimgnet.MVImgNetConfig(root=root, out=Path(folder))
+        config = mvimgnet.MVImgNetConfig(root=root, out=Path(folder), keep_cut_off=True)
         fill(config, mvimgnet.MVImgNet(config))
         shards = ShardSet(config.out)
         for index in range(len(shards)):

@@ -36,7 +36,7 @@ def videos(shared: Path) -> Path:
 @pytest.fixture(scope="module")
 def shards_folder(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards")
-    run(videos, out)
+    run(videos, out, keep_cut_off=True)
     return out
 
 
