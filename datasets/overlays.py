@@ -15,12 +15,14 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from turntable import cameras, framing
-from turntable.geometry import visual_hull, voxel_centres
+from turntable.geometry import visual_hull
 
 MATTE_THRESHOLD = 8
 """Alpha from which a pixel counts as touched by the object, as in `framing.matte_box`."""
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 """uv of a picture's corners: top left, top right, bottom right, bottom left."""
+HULL_RESOLUTION = 129
+"""Voxels along a side of [-1, 1]³; a multiple of 3."""
 ON, OFF = (40, 190, 90), (230, 40, 40)
 """Colours of points that lie on a matte, and that miss it."""
 
@@ -210,18 +212,31 @@ def off_surface(points: np.ndarray, surface: np.ndarray) -> float:
 
 
 def hull_points(world_from_camera: np.ndarray, intrinsics: np.ndarray, mattes: list[np.ndarray]) -> np.ndarray:
-    """(N, 3) the outermost voxel centres of what no matte rules out: a stand-in for the surface of objects without one.
+    """(N, 3) points on the border of what lies on every matte: a stand-in for the surface of objects without one.
 
-    Empty where the mattes contradict each other, as they do when cameras are wrong.
+    Few or none where the mattes contradict each other, as they do when cameras are wrong.
     """
-    resolution = 64
-    solid = visual_hull(
-        [(m >= MATTE_THRESHOLD).astype(np.uint8) for m in mattes], world_from_camera, intrinsics, resolution
-    )
-    padded = np.pad(solid, 1)
+    binary = [(matte >= MATTE_THRESHOLD).astype(np.uint8) for matte in mattes]
+    # The hull of `visual_hull` is fat on purpose; it says where to look closer.
+    grid = visual_hull(binary, world_from_camera, intrinsics, HULL_RESOLUTION // 3)
+    grid = grid.repeat(3, axis=0).repeat(3, axis=1).repeat(3, axis=2)
+    kept = np.flatnonzero(grid)
+    centres = _centres(kept)
+    for pose, lens, matte in zip(world_from_camera, intrinsics, binary, strict=True):
+        inside, hits = on_matte(centres, pose, lens, matte * 255)
+        kept, centres = kept[hits | ~inside], centres[hits | ~inside]
+    solid = np.zeros(HULL_RESOLUTION**3, dtype=bool)
+    solid[kept] = True
+    padded = np.pad(solid.reshape(grid.shape), 1)
     core = slice(1, -1)
     buried = np.logical_and.reduce([np.roll(padded, s, a)[core, core, core] for a in range(3) for s in (-1, 1)])
-    return voxel_centres(resolution)[(solid & ~buried).reshape(-1)].astype(np.float64)
+    return _centres(np.flatnonzero(solid & ~buried.reshape(-1)))
+
+
+def _centres(voxels: np.ndarray) -> np.ndarray:
+    """(N,) flat indices, as `grid.reshape(-1)` runs -> (N, 3) float64 centres."""
+    places = np.stack(np.unravel_index(voxels, (HULL_RESOLUTION,) * 3), axis=1)
+    return (places + 0.5) * (2 / HULL_RESOLUTION) - 1
 
 
 def box_lines() -> np.ndarray:

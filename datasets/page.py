@@ -52,6 +52,11 @@ class Shown:
     found: list[overlays.Agreement]
     """One a view."""
 
+    @property
+    def fit(self) -> list[float]:
+        """One a view: how well cameras, matte and surface fit, in [0, 1]. A hull may be larger than a matte that it is not made of."""
+        return [f.covered if self.surface.normals is None else min(f.on_matte, f.covered) for f in self.found]
+
     def camera(self, view: int) -> tuple[np.ndarray, np.ndarray]:
         """world_from_camera (3, 4) and intrinsics (4,)."""
         return self.stored.world_from_camera[view], self.stored.intrinsics[view]
@@ -86,11 +91,12 @@ def read(stored: StoredObject, size: int, points: int) -> Shown:
 def _surface(stored: StoredObject, pictures: list[np.ndarray], count: int) -> Surface:
     if stored.geometry:
         shape = stored.geometry()
-        chosen = np.linspace(0, len(shape.points) - 1, min(count, len(shape.points))).astype(np.int64)
+        chosen = evenly(len(shape.points), count)
         return Surface(shape.points[chosen].astype(np.float64), shape.normals[chosen].astype(np.float64))
     views = evenly(len(pictures), HULL_VIEWS)
     mattes = [pictures[view][..., 3] for view in views]
-    return Surface(overlays.hull_points(stored.world_from_camera[views], stored.intrinsics[views], mattes), None)
+    points = overlays.hull_points(stored.world_from_camera[views], stored.intrinsics[views], mattes)
+    return Surface(points[evenly(len(points), count)], None)
 
 
 class Page:
@@ -302,7 +308,7 @@ class Page:
             surface.points, *self.shown.camera(view), self.shown.pictures[view]
         )
         self.controls.figures.content = page_text.view_html(
-            self.shown.stored, view, surface.name, self.shown.found, distance
+            self.shown.stored, view, surface.name, self.shown.found[view], self.shown.fit, distance
         )
         self._mark(view)
         if self._looks_through:

@@ -280,6 +280,18 @@ def test_a_damaged_object_is_said_and_the_next_one_shown(tmp_path: Path, viser: 
         server.stop()
 
 
+def test_objects_without_a_surface_get_their_mattes_hull(captures: Path) -> None:
+    from datasets.page import read
+
+    stored = replace(Objects(captures).open(0), geometry=None, depth=None)
+    shown = read(stored, size=96, points=5000)
+    assert shown.surface.normals is None and 1000 < len(shown.surface.points) <= 5000
+    assert min(shown.fit) > 0.99
+    assert shown.colours("pictures").shape == shown.surface.points.shape and len(shown.depth_points(0, 10)[0]) == 0
+    wrong = replace(stored, world_from_camera=stored.world_from_camera * [1, -1, 1, 1])
+    assert min(read(wrong, size=96, points=5000).fit) < 0.95
+
+
 def test_a_taken_port_is_an_error(captures: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
