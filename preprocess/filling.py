@@ -30,10 +30,11 @@ from tqdm import tqdm
 
 from datasets import index
 from datasets.pictures import decode_png
-from datasets.shard_writer import ShardObject, ShardWriter
+from datasets.shard_writer import ShardObject
 from datasets.shards import ShardSet, encode_rgba, shard_paths
 from preprocess import consistency, matte, tiles, upscale
 from preprocess.matte import Device, Matter
+from preprocess.open_shards import OpenShards
 from preprocess.upscale import Upscaler
 from turntable import config as command_line
 from turntable import framing
@@ -270,9 +271,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _fill(config: Filling, source: Source, uids: list[str], summary: Summary) -> None:
-    """Writes the objects `uids`. Ctrl-C closes the shard in hand with what it holds."""
+    """Writes the objects `uids`. Ctrl-C closes the shards in hand with what they hold."""
     upscaler = config.upscaler()
-    writer: ShardWriter | None = None
+    shards = OpenShards(config.out, config.shard_bytes, config.settings(), summary.shards)
     results = tqdm(_results(config, source, upscaler, uids), total=len(uids), unit="object", desc="preprocess")
     try:
         with _StopRequest() as stop, contextlib.closing(results):
@@ -280,20 +281,19 @@ def _fill(config: Filling, source: Source, uids: list[str], summary: Summary) ->
                 if isinstance(result, Failure):
                     _report_failure(config, uid, result, summary)
                 else:
-                    writer = _add(writer, result, config, summary)
+                    shards.add(result)
+                    summary.done += 1
+                    summary.empty_views += int((~result.matte_box.any(axis=1)).sum())
                     _failure_path(config, uid).unlink(missing_ok=True)
                 if stop.asked:
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
-        if writer:
-            _finish(writer, summary)
+        shards.close()
         raise
     except BaseException:
-        if writer:
-            writer.discard()
+        shards.discard()
         raise
-    if writer:
-        _finish(writer, summary)
+    shards.close()
 
 
 class _StopRequest(contextlib.AbstractContextManager["_StopRequest"]):
@@ -319,19 +319,6 @@ class _StopRequest(contextlib.AbstractContextManager["_StopRequest"]):
         signal.signal(number, signal.default_int_handler)
 
 
-def _add(writer: ShardWriter | None, item: ShardObject, config: Filling, summary: Summary) -> ShardWriter:
-    """Lays an object into the open shard, or into a new one where that is full or holds other sizes."""
-    if writer and (writer.layout != item.layout or writer.size >= config.shard_bytes):
-        _finish(writer, summary)
-        writer = None
-    if writer is None:
-        writer = ShardWriter(config.out / f"shard-{_next_number(config.out):06d}.h5", config.settings())
-    writer.add(item)
-    summary.done += 1
-    summary.empty_views += int((~item.matte_box.any(axis=1)).sum())
-    return writer
-
-
 def _failure_path(config: Filling, uid: str) -> Path:
     return config.out / "failures" / f"{uid}.json"
 
@@ -339,19 +326,6 @@ def _failure_path(config: Filling, uid: str) -> Path:
 def _report_failure(config: Filling, uid: str, failure: Failure, summary: Summary) -> None:
     summary.failed[failure.reason] += 1
     write_json(_failure_path(config, uid), {"uid": uid, "reason": failure.reason, "message": failure.message})
-
-
-def _finish(writer: ShardWriter, summary: Summary) -> None:
-    if not len(writer):  # its first object did not fit on the disk
-        return
-    writer.close()
-    summary.shards.append(writer.path.name)
-
-
-def _next_number(folder: Path) -> int:
-    """One more than the highest number in use."""
-    numbers = [int(path.stem.removeprefix("shard-")) for path in shard_paths(folder) if path.stem[6:].isdigit()]
-    return max(numbers, default=-1) + 1
 
 
 def _results(config: Filling, source: Source, upscaler: Upscaler, uids: list[str]) -> Iterator[ShardObject | Failure]:

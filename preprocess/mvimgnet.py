@@ -210,7 +210,8 @@ def stored_side(found: Found, config: Filling) -> int:
     own = int(np.median([square_of(view.outline, view.frame.lens).side for view in found.views]))
     if config.upscale != "none":
         return min(own, max(config.sizes))
-    return filling.stored_sizes(own, config.sizes)[0]
+    size = filling.stored_sizes(own, config.sizes)[0]
+    return size if size in config.sizes else max(size // 32 * 32, 32)  # few small sizes: a shard holds one
 
 
 def _listed(scenes: list[Scene], path: Path) -> list[Scene]:

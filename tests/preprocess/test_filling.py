@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,3 +57,22 @@ def test_what_failed_before_is_tried_again_as_asked(tmp_path: Path) -> None:
         summary = fill(Filling(out=tmp_path, sizes=(16,), threads=1, retry=retry), source)
         assert source.loaded == again and summary.skipped == 1
         assert summary.passed_over == 2 - len(again)
+
+
+class Sizes(Discs):
+    """Discs of two sizes, in turn."""
+
+    def load(self, uid: str) -> Views:
+        views = super().load(uid)
+        (rgba,) = views.rgba
+        grown = rgba if uid < "d" or int(uid[1:]) % 2 else rgba.repeat(2, axis=0).repeat(2, axis=1)
+        return dataclasses.replace(views, rgba=iter([grown]))
+
+
+def test_objects_of_several_layouts_come_mixed_and_fill_few_shards(tmp_path: Path) -> None:
+    uids = [f"d{number}" for number in range(12)]
+    summary = fill(Filling(out=tmp_path, sizes=(16, 32), threads=2), Sizes(uids))
+    assert summary.shards == ["shard-000000.h5", "shard-000001.h5"]
+    shards = ShardSet(tmp_path)
+    assert shards.uids == uids[::2] + uids[1::2]
+    assert [shards.place(index)[0].sizes for index in (0, 6)] == [[16, 32], [16]]
