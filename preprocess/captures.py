@@ -56,7 +56,7 @@ class Captures:
                 pictures = list(self._pictures(path, capture))
                 passes, geometry = _passes(capture), capture.geometry()
                 cameras = capture.world_from_camera, capture.intrinsics
-                return Views(str(path), _record(capture), *cameras, pictures, passes, geometry)
+                return Views(str(path), _record(capture, self._matter), *cameras, pictures, passes, geometry)
         except CaptureError as error:
             raise Unusable("corrupt-capture", str(error)) from error
 
@@ -86,9 +86,11 @@ def _check(path: Path, capture: CaptureReader) -> None:
         raise Unusable("no-pictures", f"{path}: not every view has an rgba picture, passes are {capture.passes}")
 
 
-def _record(capture: CaptureReader) -> dict[str, Any]:
+def _record(capture: CaptureReader, matter: Matter) -> dict[str, Any]:
     """What the capture knows of its object, under the capture's own names (uid, source, lvis_class, licence, creator, …)."""
+    made = {} if matter.identity["matte"] == "alpha" else {"matting": matter.identity}
     return {
+        **made,
         **capture.record,
         "depth_scale": capture.depth_scale,
         "rendered_size": capture.width,

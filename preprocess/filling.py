@@ -237,6 +237,7 @@ def fill(config: Filling, source: Source) -> Summary:
     """Does what is missing in `config.out`."""
     with _locked(config.out):
         command_line.claim_folder(config.out, config, set(config.FREE))
+        _claim_mattes(config)
         for leftover in config.out.glob(".shard-*.tmp"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         there = set(ShardSet(config.out).uids) if shard_paths(config.out) else set()
@@ -249,6 +250,17 @@ def fill(config: Filling, source: Source) -> Summary:
         if shard_paths(config.out) and not index.is_current(config.out):
             index.write_index(config.out)
         return summary
+
+
+def _claim_mattes(config: Filling) -> None:
+    """Loads the matting network now, so that what is wrong with it is said now, and keeps another one out of the folder.
+
+    A file given by path may have been replaced since the folder's `matte.json` was written.
+    """
+    identity, path = config.matter().identity, config.out / "matte.json"
+    if path.exists() and (before := read_json(path)) != identity:
+        raise UserError(f"{config.out}: its mattes were made by {before}, now it is {identity}; use another --out")
+    write_json(path, identity)
 
 
 def _to_try(config: Filling, uid: str) -> bool:

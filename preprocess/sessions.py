@@ -76,7 +76,7 @@ class Rembg:
     def identity(self) -> dict[str, Any]:
         """What decides the mattes, for the record of a run. Fetches the network's files, loads it, asserts where it runs."""
         _session(self.name, self._file(), self.device)
-        hashes = {path.name: _sha256(path) for path in _files(self.name, self._file())}
+        hashes = {path.name: _sha256(path, _stamp(path)) for path in _files(self.name, self._file())}
         box = {"box": list(self._box())} if self.name == "sam" and self.argument else {}
         version = importlib.metadata.version("rembg")
         return {"matte": "rembg", "network": self.name, "rembg": version, "sha256": hashes, **box}
@@ -153,8 +153,14 @@ def _predict(session: Any, rgb: np.ndarray, options: dict[str, Any]) -> tuple[np
     return np.array(mask), session.sigmoid(raw) if hasattr(session, "sigmoid") else subjects.probabilities(raw)
 
 
+def _stamp(path: Path) -> tuple[int, int]:
+    """Changes when the file does."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
+
+
 @functools.cache
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, stamp: tuple[int, int]) -> str:
     return files.sha256(path)
 
 
@@ -164,12 +170,12 @@ def _files(name: str, file: Path | None) -> list[Path]:
     return [part.path for part in model_files.files_of(_rembg().sessions.sessions[name])]
 
 
-_sessions: dict[tuple[str, Path | None, str], Any] = {}
+_sessions: dict[tuple[Any, ...], Any] = {}
 
 
 def _session(name: str, file: Path | None, device: Device) -> Any:
     """rembg's session of a network, one a process. Raises MatteError where it cannot be had as asked."""
-    key = (name, file, device)
+    key = (name, file, file and _stamp(file), device)
     with _opening:
         if key not in _sessions:
             _sessions[key] = _opened(name, file, device)

@@ -188,7 +188,9 @@ def _resume(path: Path, net: MattingNet, optimiser: torch.optim.Optimizer) -> Pr
         optimiser.load_state_dict(state["optimiser"])
         return Progress(**state["progress"])
     except Exception as error:  # a damaged file makes torch raise almost anything
-        raise UserError(f"{path}: cannot be continued ({error}); delete it to begin anew") from error
+        raise UserError(
+            f"{path}: damaged, or of another network ({type(error).__name__}); it cannot be continued, delete it to begin anew"
+        ) from error
 
 
 @torch.no_grad()

@@ -16,9 +16,10 @@ from PIL import Image
 
 from model import reconstruct as module
 from model import video
-from model.checkpoints import save_model
+from model.checkpoints import load_checkpoint, save_model
 from model.lrm import LRM, DecoderConfig, EncoderConfig, FieldConfig, LRMConfig, TriplaneConfig
 from model.reconstruct import Photograph, ReconstructConfig, frame_photo, reconstruct, upright_from_canonical
+from tests.preprocess.onnx_networks import write_network
 from turntable import cameras
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, EXIT_USAGE, UserError
 
@@ -105,6 +106,26 @@ def test_of_several_pictures_the_bad_are_named_and_the_rest_done(photo, checkpoi
     assert "opaque.png: the picture has an alpha channel that is opaque everywhere" in complaints
     assert "page.png: not a picture" in complaints
     assert "blank.png: the matte is empty" in complaints
+
+
+def test_a_photo_without_a_matte_goes_through_a_network_given_by_path(checkpoint, photo, tmp_path):
+    bright = write_network(tmp_path / "bright.onnx")
+    rgba = np.array(Image.open(photo)).astype(float)
+    share = rgba[..., 3:] / 255
+    opaque = (share * [255, 240, 200] + (1 - share) * 30).astype(np.uint8)
+    Image.fromarray(opaque).save(tmp_path / "opaque.png")
+    lrm, extra = load_checkpoint(checkpoint)
+    by_network = Photograph(matte=f"rembg:u2net_custom={bright}")
+    found, expected = (
+        frame_photo(opaque, by_network, lrm, extra),
+        frame_photo(rgba.astype(np.uint8), Photograph(), lrm, extra),
+    )
+    # The disc is 30 pixels wide, its network's outline may lie half a pixel off: so do the frames around it.
+    difference = np.abs(found.rgba[..., 3].astype(int) - expected.rgba[..., 3])
+    assert difference.mean() < 10
+    assert reconstruct(tmp_path / "opaque.png", (lrm, extra), by_network, 24, 0.2).faces.shape[0] > 0
+    with pytest.raises(UserError, match="no alpha channel"):
+        frame_photo(opaque, Photograph(), lrm, extra)
 
 
 @pytest.mark.parametrize(

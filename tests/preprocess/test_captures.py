@@ -25,8 +25,10 @@ from preprocess.captures import PreprocessConfig, preprocess
 from preprocess.filling import stored_sizes
 from tests.conftest import ROOT
 from tests.datasets.synthetic import make_capture, uid_of, write_captures
+from tests.preprocess.onnx_networks import write_network
 from turntable import framing
 from turntable.errors import DiskFullError, UserError
+from turntable.files import sha256
 
 COUNT = 5
 
@@ -367,3 +369,29 @@ def test_a_damaged_shard_is_not_built_upon(captures: Path, tmp_path: Path) -> No
     path.write_bytes(path.read_bytes()[:-10])
     result = run(config(captures, tmp_path))
     assert result.returncode == 2 and "shard-000000.h5" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_mattes_by_a_network_are_recorded_and_not_mixed(tmp_path: Path) -> None:
+    """Opaque pictures of a bright square; the network given by path is then replaced by another."""
+    rgba = np.full((32, 32, 4), 255, np.uint8)
+    rgba[..., :3] = 20
+    rgba[8:24, 8:24, :3] = 240
+    folder, network = changed_capture(tmp_path, rgba, 32), write_network(tmp_path / "bright.onnx")
+    chosen = config(folder, tmp_path / "shards", matte=f"rembg:u2net_custom={network}")
+    assert preprocess(chosen).done == 1
+    shards = ShardSet(tmp_path / "shards")
+    found = shards.record(0)["matting"]
+    assert found["network"] == "u2net_custom" and found["sha256"] == {"bright.onnx": sha256(network)}
+    # 2 of 32 pixels: the network's edge is soft
+    np.testing.assert_allclose(shards.matte_boxes(0)[0], [0.25, 0.25, 0.75, 0.75], atol=2 / 32)
+    write_network(network, gain=5.0)
+    with pytest.raises(UserError, match=r"its mattes were made by .* use another --out"):
+        preprocess(chosen)
+
+
+def test_a_network_that_cannot_be_had_ends_the_run_before_it_begins(tmp_path: Path) -> None:
+    folder = changed_capture(tmp_path, np.full((32, 32, 4), 255, np.uint8), 32)
+    (tmp_path / "text.onnx").write_text("no network")
+    result = run(config(folder, tmp_path / "shards"), "--matte", f"rembg:u2net_custom={tmp_path / 'text.onnx'}")
+    assert result.returncode == 2 and "not a network that rembg can use" in result.stderr
+    assert not (tmp_path / "shards" / "failures").exists()
