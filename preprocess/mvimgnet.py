@@ -113,14 +113,13 @@ class MVImgNet:
 
     def _mattes(self, scene: Scene, model: Model) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """Frame -> its matte, (h, w) uint8 at whatever size, and frame -> why it has none."""
-        own = scene.has_masks()
-        if not own and self._config.matte == "alpha":
+        if self._config.matte == "alpha" and not scene.has_masks():
             raise Unusable(
                 "no-masks",
                 f"{scene.folder}: the dataset has no masks for it (looked for mask/{scene.label}/{scene.instance}/NNN.jpg.png); "
                 "fetch the masks, a download of its own, or have them made: --matte rembg:u2net",
             )
-        make = self._own_matte if own and not self._config.matte.startswith("masks:") else self._made_matte
+        make = self._own_matte if self._takes_masks_of(scene) else self._made_matte
         mattes, left_out = {}, dict.fromkeys(model.dropped_frames, "COLMAP gave it no finite pose")
         for frame in model.frames:
             try:
@@ -128,6 +127,10 @@ class MVImgNet:
             except FrameError as error:
                 left_out[frame.name] = str(error)
         return mattes, left_out
+
+    def _takes_masks_of(self, scene: Scene) -> bool:
+        """The dataset's own masks come first, unless other masks were named."""
+        return scene.has_masks() and not self._config.matte.startswith("masks:")
 
     def _own_matte(self, scene: Scene, frame: Frame) -> np.ndarray:
         return scene.mask(frame.name, frame.lens)
@@ -157,7 +160,7 @@ class MVImgNet:
             "box": box,
             "up": up,
             "azimuth_0": "the first stored frame; a video has no front",
-            "mattes": "dataset" if scene.has_masks() else self._config.matte,
+            "matting": {"matte": "dataset"} if self._takes_masks_of(scene) else self._matter.identity,
             "figures": found.figures.record(),
         }
 
