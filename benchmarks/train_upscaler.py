@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from datasets.captures import CaptureReader, capture_paths
 from preprocess import upscale
@@ -39,6 +40,8 @@ class Training:
     crop: int = 24
     """Side of a training picture before enlarging, pixels."""
     seed: int = 0
+    start: Path | None = None
+    """Weights of an earlier training to go on from."""
 
 
 def views(paths: list[Path], count: int) -> list[np.ndarray]:
@@ -58,14 +61,10 @@ def shrunk(picture: np.ndarray) -> np.ndarray:
 
 
 def beginning(features: int, seed: int) -> esrgan.Tensors:
-    """Tensors of a network that interpolates linearly, and a little chance: it has only to learn what that lacks."""
+    """Tensors of a network that repeats pixels, and a little chance: it has only to learn what repeating lacks."""
     tensors = {name: value / 10 for name, value in esrgan.random_rrdbnet(features, 1, SCALE, seed).items()}
-    smooth = torch.tensor([0.25, 0.5, 0.25]).outer(
-        torch.tensor([0.25, 0.5, 0.25])
-    )  # after repeating: linear interpolation
-    middle = torch.zeros(3, 3).index_put((torch.tensor(1), torch.tensor(1)), torch.tensor(1.0))
     for name in ("conv_first", "conv_up1", "conv_up2", "conv_hr", "conv_last"):
-        tensors[f"{name}.weight"][range(3), range(3)] += smooth if "up" in name else middle
+        tensors[f"{name}.weight"][range(3), range(3), 1, 1] += 1
     return tensors
 
 
@@ -87,13 +86,14 @@ def batch(pictures: list[np.ndarray], options: Training, generator: np.random.Ge
 
 def train(pictures: list[np.ndarray], options: Training) -> esrgan.Tensors:
     """Adam on the mean absolute difference, its rate falling to nothing over the minutes."""
-    tensors = {name: value.requires_grad_() for name, value in beginning(options.features, options.seed).items()}
+    first = load_file(options.start) if options.start else beginning(options.features, options.seed)
+    tensors = {name: value.requires_grad_() for name, value in first.items()}
     optimiser = torch.optim.Adam(tensors.values())
     generator = np.random.default_rng(options.seed)
     start, step, last_said = time.monotonic(), 0, 0.0
     while (passed := (time.monotonic() - start) / 60 / options.minutes) < 1:
         for group in optimiser.param_groups:
-            group["lr"] = 2e-3 * min(1.0, (step + 1) / 10) * (1 - passed)
+            group["lr"] = 1e-3 * min(1.0, (step + 1) / 10) * (1 - passed)
         small, large = batch(pictures, options, generator)
         loss = (esrgan.rrdbnet(tensors, small, SCALE) - large).abs().mean()
         optimiser.zero_grad()
@@ -115,8 +115,6 @@ def psnr(found: np.ndarray, truth: np.ndarray) -> float:
 
 def main() -> int:
     """The command."""
-    from safetensors.torch import save_file
-
     options = config.parse(Training, "Train a small upscaler on rendered views.")
     paths = capture_paths(options.captures)
     if len(paths) < 8:
