@@ -236,8 +236,13 @@ class Summary:
 def fill(config: Filling, source: Source) -> Summary:
     """Does what is missing in `config.out`."""
     with _locked(config.out):
+        # Loaded before the folder is taken: what is wrong with them is said while another one can still be chosen.
+        upscaler, mattes = config.upscaler(), config.matter().identity
         command_line.claim_folder(config.out, config, set(config.FREE))
-        _claim_mattes(config)
+        _claim(config.out / "matte.json", "mattes", mattes)
+        if not isinstance(upscaler, upscale.Unchanged):
+            # Precision depends on the device, which may change from run to run.
+            _claim(config.out / "upscaling.json", "upscaling", {k: upscaler.identity[k] for k in ("name", "sha256")})
         for leftover in config.out.glob(".shard-*.tmp"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         there = set(ShardSet(config.out).uids) if shard_paths(config.out) else set()
@@ -246,20 +251,19 @@ def fill(config: Filling, source: Source) -> Summary:
         todo = [uid for uid in missing if _to_try(config, uid)]
         summary = Summary(source.plural, skipped=len(uids) - len(missing), passed_over=len(missing) - len(todo))
         if todo:
-            _fill(config, source, todo, summary)
+            _fill(config, source, upscaler, todo, summary)
         if shard_paths(config.out) and not index.is_current(config.out):
             index.write_index(config.out)
         return summary
 
 
-def _claim_mattes(config: Filling) -> None:
-    """Loads the matting network now, so that what is wrong with it is said now, and keeps another one out of the folder.
+def _claim(path: Path, what: str, identity: dict[str, Any]) -> None:
+    """Notes in `path` what a network is, and keeps another one out of the folder.
 
-    A file given by path may have been replaced since the folder's `matte.json` was written.
+    A file given by path may have been replaced since the folder was begun.
     """
-    identity, path = config.matter().identity, config.out / "matte.json"
     if path.exists() and (before := read_json(path)) != identity:
-        raise UserError(f"{config.out}: its mattes were made by {before}, now it is {identity}; use another --out")
+        raise UserError(f"{path.parent}: its {what} came of {before}, now it would be {identity}; use another --out")
     write_json(path, identity)
 
 
@@ -282,7 +286,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _fill(config: Filling, source: Source, uids: list[str], summary: Summary) -> None:
+def _fill(config: Filling, source: Source, upscaler: Upscaler, uids: list[str], summary: Summary) -> None:
     """Writes the objects `uids`. Ctrl-C closes the shards in hand with what they hold."""
     upscaler = config.upscaler()
     shards = OpenShards(config.out, config.shard_bytes, config.settings(), summary.shards)

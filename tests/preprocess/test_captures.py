@@ -385,7 +385,7 @@ def test_mattes_by_a_network_are_recorded_and_not_mixed(tmp_path: Path) -> None:
     # 2 of 32 pixels: the network's edge is soft
     np.testing.assert_allclose(shards.matte_boxes(0)[0], [0.25, 0.25, 0.75, 0.75], atol=2 / 32)
     write_network(network, gain=5.0)
-    with pytest.raises(UserError, match=r"its mattes were made by .* use another --out"):
+    with pytest.raises(UserError, match=r"its mattes came of .* use another --out"):
         preprocess(chosen)
 
 

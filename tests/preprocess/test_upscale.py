@@ -220,3 +220,28 @@ def test_captures_become_larger_shards(tmp_path: Path) -> None:
     # Pixels that are repeated are as far from the truth as the pixels were: half a pixel at most.
     assert figures["points"] > 100 and 0 < figures["before"] < figures["after"] < 3 * figures["before"]
     assert "upscaling" not in plain.record(0)
+
+
+def test_other_weights_in_the_same_file_do_not_fill_the_same_folder(tmp_path: Path) -> None:
+    write_captures(tmp_path / "captures", 1, views=1, resolution=16)
+    torch.save(repeating(4), tmp_path / "weights.pth")
+    config = PreprocessConfig(
+        captures=tmp_path / "captures", out=tmp_path / "shards", sizes=(16,), upscale=str(tmp_path / "weights.pth")
+    )
+    preprocess(config)
+    assert preprocess(config).skipped == 1
+    torch.save(repeating(2), tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"its upscaling came of .* use another --out"):
+        preprocess(config)
+
+
+def test_weights_that_cannot_be_used_are_told_before_anything_is_written(tmp_path: Path) -> None:
+    write_captures(tmp_path / "captures", 1, views=1, resolution=16)
+    (tmp_path / "weights.pth").write_text("nothing of the kind")
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        preprocess(
+            PreprocessConfig(
+                captures=tmp_path / "captures", out=tmp_path / "shards", upscale=str(tmp_path / "weights.pth")
+            )
+        )
+    assert not (tmp_path / "shards" / "config.json").exists()
