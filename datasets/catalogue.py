@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,23 +68,43 @@ def record(catalogue: Catalogue, uid: str) -> dict[str, Any]:
 
 
 def read_uids(path: Path) -> list[str]:
-    """The uids in a text file, one a line, each once; blank lines and what follows a # are passed over."""
+    """The uids in a text file, one a line, each once; weights, blank lines and what follows a # are passed over."""
+    return list(read_weights(path))
+
+
+def read_weights(path: Path) -> dict[str, float]:
+    """uid -> weight of a text file with a uid a line, after it a weight where it has one; 1 where it has none."""
     try:
         lines = path.read_text().splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a text file with one uid a line") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file; give one uid a line") from error
-    uids = list(dict.fromkeys(_uids_in(path, lines)))
-    if not uids:
-        raise UserError(f"{path}: no uid in {len(lines)} lines; give one uid a line")
-    return uids
-
-
-def _uids_in(path: Path, lines: list[str]) -> Iterator[str]:
+    weights: dict[str, float] = {}
     for number, line in enumerate(lines, start=1):
-        uid = line.partition("#")[0].strip()
-        if uid and not re.fullmatch(r"[\w-]+", uid, re.ASCII):
-            raise UserError(f"{path}, line {number}: {uid[:80]!r} is no uid (letters, digits, - and _); one uid a line")
-        if uid:
-            yield uid
+        words = line.partition("#")[0].split()
+        if words:
+            weights.setdefault(_uid(path, number, words[0]), _weight(path, number, words[1:]))
+    if not weights:
+        raise UserError(f"{path}: no uid in {len(lines)} lines; give one uid a line")
+    return weights
+
+
+def _uid(path: Path, line: int, word: str) -> str:
+    if not re.fullmatch(r"[\w-]+", word, re.ASCII):
+        raise UserError(f"{path}, line {line}: {word[:80]!r} is no uid (letters, digits, - and _); one uid a line")
+    return word
+
+
+def _weight(path: Path, line: int, words: list[str]) -> float:
+    """What stands after a uid: nothing, or one positive number."""
+    try:
+        (weight,) = [float(word) for word in words] or [1.0]
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        said = " ".join(words)
+        raise UserError(
+            f"{path}, line {line}: {said[:80]!r} after the uid is no weight; give one number above 0, or none"
+        )
+    return weight

@@ -1,8 +1,8 @@
 """Training samples from shards: a framed input view, rays of side views, cameras, in the input view's canonical frame.
 
-A sample of object i depends on (seed, epoch, i) alone: same in any worker process, in any order. Frames: *world* is the
-object's upright frame of the shard; *canonical* is the world turned so that the input camera sits at (0, -d, 0), see
-`turntable.cameras.canonical_from_world`. Everything is in object units.
+A sample of object i depends on (seed, epoch, i), and on which of the epoch's draws of i it is, alone: same in any worker
+process, in any order. Frames: *world* is the object's upright frame of the shard; *canonical* is the world turned so that the
+input camera sits at (0, -d, 0), see `turntable.cameras.canonical_from_world`. Everything is in object units.
 
 Decoded pictures and visual hulls are kept in a cache of bounded size, so that a small set is decoded once.
 """
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.order import Draw
 from datasets.shards import ShardError, ShardSet
 from turntable import cameras, framing
 from turntable.geometry import visual_hull
@@ -171,11 +172,11 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         """Chooses the epoch of items asked for by number alone. Worker processes do not hear of it: see `__getitem__`."""
         self.epoch = epoch
 
-    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Tensor]:
-        """Item i of the current epoch, or (i, epoch): a sampler that yields such pairs serves any number of workers."""
-        number, epoch = item if isinstance(item, tuple) else (item, self.epoch)
+    def __getitem__(self, item: int | tuple[int, ...]) -> dict[str, Tensor]:
+        """Item i of the current epoch, or a `Draw`: a sampler that yields those serves any number of workers."""
+        number, epoch, repeat = Draw(*item) if isinstance(item, tuple) else Draw(item, self.epoch)
         index = self.indices[number]
-        rng = np.random.default_rng([self.config.seed, epoch, index])
+        rng = np.random.default_rng([self.config.seed, epoch, index, repeat])
         inputs, supervised = self._views(index)
         chosen = int(rng.choice(inputs)) if self.config.input_view is None else self.config.input_view
         given = self._input(index, chosen)

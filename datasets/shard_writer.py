@@ -19,7 +19,7 @@ from typing import IO, Any
 import h5py
 import numpy as np
 
-from datasets.shards import COLOUR, CONVENTION, FORMAT, FORMAT_VERSION, GEOMETRY_PARTS, USER_BLOCK, user_block
+from datasets.shard_tables import COLOUR, CONVENTION, FORMAT, FORMAT_VERSION, GEOMETRY_PARTS, USER_BLOCK, user_block
 from turntable.files import atomic_path, disk_errors
 from turntable.geometry import Geometry, pack_solid
 

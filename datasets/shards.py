@@ -36,40 +36,24 @@ what is damaged.
 
 from __future__ import annotations
 
+import bisect
+import collections
 import json
-import mmap
 import os
+import threading
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
-import h5py
 import numpy as np
 
-from datasets.pictures import MAX_PICTURE_SIDE, PASS_CHANNELS, decode_normal, decode_png
+from datasets.pictures import PASS_CHANNELS, decode_normal, decode_png
+from datasets.shard_tables import GEOMETRY_PARTS, Blobs, Tables, open_tables
+from datasets.storage import BlockCache, ShardError
 from turntable import framing
-from turntable.errors import UserError
 from turntable.geometry import Geometry, unpack_solid
-
-FORMAT = "turntable-shard"
-FORMAT_VERSION = 1
-USER_BLOCK = 512
-MAGIC = "TURNTABLE-SHARD"
-CONVENTION = (
-    "world_from_camera 3x4, OpenGL axes (x right, y up, looking along -z), right-handed world, +z up, object units "
-    "(bounding sphere of radius 1); intrinsics fx fy cx cy over width height width height, pixel centres at +0.5; "
-    "depth planar, 0 where nothing is hit; normals in the world frame"
-)
-COLOUR = "sRGB, straight alpha"
-GEOMETRY_PARTS = ("points", "normals", "solid")
-BULK = {"data", *GEOMETRY_PARTS}
-"""Last part of the names of datasets that are checked piece by piece when read, not when the shard is opened."""
-
-
-class ShardError(UserError):
-    """A shard that cannot be read, or content of one that is not what was written."""
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -111,59 +95,27 @@ def decode_rgba(data: np.ndarray, size: int) -> np.ndarray:
     return rgba
 
 
-@dataclass(frozen=True)
-class _Blobs:
-    """Variable-length pieces of one contiguous dataset."""
-
-    start: int
-    """Byte of the file at which the dataset's data begin."""
-    offsets: np.ndarray
-    """(n + 1,) uint64 into the data."""
-    crc32: np.ndarray
-    """(n,) uint32."""
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Fixed-length pieces of one contiguous dataset, one an object."""
-
-    start: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    crc32: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Tables:
-    """What is read when a shard is opened."""
-
-    content: mmap.mmap
-    sha256: str
-    configuration: dict[str, Any]
-    view_offsets: np.ndarray
-    world_from_camera: np.ndarray
-    intrinsics: np.ndarray
-    matte_box: np.ndarray
-    records: _Blobs
-    images: dict[tuple[str, int], _Blobs]
-    geometry: dict[str, _Rows] = field(default_factory=dict)
-
-
 class ShardReader:
     """Reads one shard. Opens it at first use, may be pickled and shared by threads; every error is a `ShardError`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        self._opened: tuple[int, _Tables] | None = None
+    def __init__(self, path: Path, cache: BlockCache | None = None) -> None:
+        """`cache`: where a shard at a URL keeps what was read of it."""
+        self.path, self.cache = path, cache or BlockCache()
+        self._opened: tuple[int, Tables] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_opened": None}
+        return {"path": self.path, "cache": self.cache, "_opened": None}
 
     @property
-    def _tables(self) -> _Tables:
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), _open(self.path))
-        return self._opened[1]
+    def _tables(self) -> Tables:
+        opened = self._opened
+        if opened is None or opened[0] != os.getpid():
+            opened = self._opened = (os.getpid(), open_tables(self.path, self.cache))
+        return opened[1]
+
+    def close(self) -> None:
+        """Forgets the tables; the next use opens the shard again."""
+        self._opened = None
 
     def __len__(self) -> int:
         """Number of objects."""
@@ -193,6 +145,20 @@ class ShardReader:
     def has_geometry(self) -> bool:
         """Whether points, normals and solids are stored."""
         return bool(self._tables.geometry)
+
+    @property
+    def tables_bytes(self) -> int:
+        """Memory that the open shard's tables take."""
+        return self._tables.bytes
+
+    @property
+    def file_bytes(self) -> int:
+        """Length of the file."""
+        return len(self._tables.content)
+
+    def stored_bytes(self) -> dict[tuple[str, int], int]:
+        """(pass, size) -> bytes that its pictures take."""
+        return {key: int(blobs.offsets[-1]) for key, blobs in self._tables.images.items()}
 
     def view_count(self, index: int) -> int:
         """Number of views of object `index`."""
@@ -282,21 +248,26 @@ class ShardReader:
         first, end = self._tables.view_offsets[index : index + 2]
         return range(int(first), int(end))
 
-    def _piece(self, blobs: _Blobs, number: int, what: str) -> np.ndarray:
+    def _piece(self, blobs: Blobs, number: int, what: str) -> np.ndarray:
         first, end = (int(o) for o in blobs.offsets[number : number + 2])
-        data = np.frombuffer(self._tables.content, np.uint8, end - first, blobs.start + first)
-        if zlib.crc32(data.data) != blobs.crc32[number]:
-            raise self._damaged(what, "its checksum does not fit")
-        return data
+        return self._checked(blobs.start + first, end - first, blobs.crc32[number], what)
 
     def _row(self, name: str, index: int) -> np.ndarray:
         rows = self._tables.geometry[name]
         count = int(np.prod(rows.shape))
-        start = rows.start + index * count * rows.dtype.itemsize
-        data = np.frombuffer(self._tables.content, rows.dtype, count, start)
-        if zlib.crc32(data.data) != rows.crc32[index]:
-            raise self._damaged(f"the {name} of object {index}", "its checksum does not fit")
-        return data.reshape(rows.shape).copy()
+        length = count * rows.dtype.itemsize
+        data = self._checked(rows.start + index * length, length, rows.crc32[index], f"the {name} of object {index}")
+        return data.view(rows.dtype).reshape(rows.shape).copy()
+
+    def _checked(self, start: int, count: int, crc32: int, what: str) -> np.ndarray:
+        """Bytes of the file that fit their checksum."""
+        content = self._tables.content
+        data = content.read(start, count)
+        if zlib.crc32(data.data) != crc32:
+            data = content.again(start, count)
+            if zlib.crc32(data.data) != crc32:
+                raise self._damaged(what, "its checksum does not fit")
+        return data
 
     def _damaged(self, what: str, why: object) -> ShardError:
         return ShardError(
@@ -305,208 +276,132 @@ class ShardReader:
         )
 
 
-def _open(path: Path) -> _Tables:
-    content = mapped(path)
-    digest = check_header(path, content)
-    try:
-        with h5py.File(path, "r") as file:
-            return _read_tables(path, file, content, digest)
-    except ShardError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ShardError(
-            f"{path}: its HDF5 structure cannot be read ({error}); restore the shard, or delete it and preprocess again"
-        ) from error
-
-
-def mapped(path: Path) -> mmap.mmap:
-    """A shard's whole file as a read-only memory map."""
-    try:
-        with path.open("rb") as handle:
-            if os.fstat(handle.fileno()).st_size == 0:
-                raise ShardError(f"{path}: is empty, not a turntable shard; delete it and preprocess again")
-            return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise ShardError(f"{path}: no such shard") from None
-    except OSError as error:
-        raise ShardError(f"{path}: cannot be opened ({error})") from error
-
-
-def user_block(length: int, sha256: str) -> bytes:
-    """The 512 bytes before a shard's HDF5 content."""
-    return f"{MAGIC} {FORMAT_VERSION}\nbytes {length}\nsha256 {sha256}\n".encode().ljust(USER_BLOCK, b"\0")
-
-
-def check_header(path: Path, content: mmap.mmap) -> str:
-    """The hexadecimal SHA-256 that the user block states; format, version and length are checked."""
-    lines = content[:USER_BLOCK].decode("ascii", "replace").split("\n")
-    words = [line.split(" ") for line in lines[:3]]
-    if len(lines) != 4 or any(len(pair) != 2 for pair in words) or words[0][0] != MAGIC:
-        raise ShardError(f"{path}: not a turntable shard (it does not begin with {MAGIC})")
-    version, length, digest = (pair[1] for pair in words)
-    if version != str(FORMAT_VERSION):
-        raise ShardError(
-            f"{path}: shard format {version}, this version of Turntable reads {FORMAT_VERSION}; preprocess its captures again"
-        )
-    if length != str(len(content)):
-        raise ShardError(
-            f"{path}: {len(content)} bytes long, written with {length}; restore the shard, or delete it and preprocess again"
-        )
-    return digest
-
-
-def _read_tables(path: Path, file: h5py.File, content: mmap.mmap, digest: str) -> _Tables:
-    if (_text(file, "format"), int(file.attrs["format_version"])) != (FORMAT, FORMAT_VERSION):
-        raise ShardError(f"{path}: calls itself {_text(file, 'format')} {file.attrs['format_version']}")
-    if (_text(file, "convention"), _text(file, "colour")) != (CONVENTION, COLOUR):
-        raise ShardError(
-            f"{path}: states another camera or colour convention than format {FORMAT_VERSION}; preprocess again"
-        )
-    images = {
-        (name, int(size)): _blobs(path, group[size])
-        for name, group in file["images"].items()
-        for size in group
-        if 0 < int(size) <= MAX_PICTURE_SIDE
-    }
-    tables = _Tables(
-        content,
-        digest,
-        json.loads(_text(file, "configuration")),
-        _table(path, file["objects/view_offsets"]),
-        _table(path, file["views/world_from_camera"]),
-        _table(path, file["views/intrinsics"]),
-        _table(path, file["views/matte_box"]),
-        _blobs(path, file["objects/records"]),
-        images,
-        _geometry(path, file),
-    )
-    objects, views = len(tables.view_offsets) - 1, int(tables.view_offsets[-1])
-    counts = {len(t) for t in (tables.world_from_camera, tables.intrinsics, tables.matte_box)}
-    counts |= {len(blobs.crc32) for blobs in images.values()}
-    if counts != {views} or len(tables.records.crc32) != objects:
-        raise ShardError(f"{path}: its tables disagree on the number of views ({sorted({*counts, views})}) or objects")
-    return tables
-
-
-def _text(file: h5py.File, name: str) -> str:
-    """An attribute of the file. Ours are of fixed length, see `shard_writer`; h5py gives those as bytes."""
-    value = file.attrs[name]
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _table(path: Path, dataset: h5py.Dataset) -> np.ndarray:
-    values = dataset[...]
-    if zlib.crc32(values.data) != int(dataset.attrs["crc32"]):
-        raise ShardError(
-            f"{path}: the table {dataset.name} does not fit its checksum; restore the shard, or delete it and preprocess again"
-        )
-    return values
-
-
-def _blobs(path: Path, group: h5py.Group) -> _Blobs:
-    offsets, crc32 = _table(path, group["offsets"]), _table(path, group["crc32"])
-    if (
-        len(offsets) != len(crc32) + 1
-        or offsets[-1] != len(group["data"])
-        or (np.diff(offsets.astype(np.int64)) < 0).any()
-    ):
-        raise ShardError(f"{path}: the offsets of {group.name} do not fit its data")
-    return _Blobs(_start(path, group["data"]), offsets, crc32)
-
-
-def _geometry(path: Path, file: h5py.File) -> dict[str, _Rows]:
-    if "geometry" not in file:
-        return {}
-    crc32 = _table(path, file["geometry/crc32"])
-    rows = {}
-    for column, name in enumerate(GEOMETRY_PARTS):
-        dataset = file["geometry"][name]
-        rows[name] = _Rows(_start(path, dataset), dataset.shape[1:], dataset.dtype, crc32[:, column])
-    return rows
-
-
-def _start(path: Path, dataset: h5py.Dataset) -> int:
-    """Byte of the file at which a contiguous dataset begins; HDF5 counts the user block in."""
-    start = dataset.id.get_offset()
-    if start is None and dataset.size:
-        raise ShardError(f"{path}: {dataset.name} is not stored in one contiguous piece")
-    return start or 0
-
-
 class ShardSet:
-    """The objects of many shards as one sequence, in the order of the shards' names. May be pickled."""
+    """The objects of many shards as one sequence, in the order of the shards' names. May be pickled, and shared by threads.
 
-    def __init__(self, source: Path | list[Path]) -> None:
-        """`source`: a folder of shards, one shard, or a list of shards."""
-        self.paths = _found(source)
-        self._readers = [ShardReader(path) for path in self.paths]
-        self._places = [(reader, k) for reader in self._readers for k in range(len(reader))]
-        self.uids: list[str] = [str(reader.record(k)["uid"]) for reader, k in self._places]
+    Keeps of every object its uid. Of the shards in use it keeps the tables, of no more than `MOST_OPEN` at a time and within
+    `tables_limit`; one that was closed is opened and checked again when it is needed.
+    """
+
+    MOST_OPEN = 400
+    """Every open shard takes a file descriptor, of which a process is often given 1024."""
+
+    def __init__(self, source: Path | list[Path], cache: BlockCache | None = None, tables_limit: float = 1e9) -> None:
+        """`source`: a folder of shards, one shard, or a list of shards, here or at URLs, which are read through `cache`."""
+        self.paths = found(source)
+        self.tables_limit = tables_limit
+        self._readers = [ShardReader(path, cache) for path in self.paths]
+        self._open: collections.OrderedDict[int, int] = collections.OrderedDict()
+        self._lock = threading.Lock()
+        self.uids: list[str] = []
         """One an object."""
-        first: dict[str, Path] = {}
-        for uid, (reader, _) in zip(self.uids, self._places, strict=True):
-            if uid in first:
-                raise ShardError(f"{uid} is in {first[uid]} and in {reader.path}; remove one of the shards")
-            first[uid] = reader.path
+        ends = []
+        for number, reader in enumerate(self._readers):
+            self._use(number)
+            self.uids += [str(reader.record(k)["uid"]) for k in range(len(reader))]
+            ends.append(len(self.uids))
+        self.ends: list[int] = ends
+        """Of each shard the index after its last object."""
+        self._refuse_repeated()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": collections.OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def _refuse_repeated(self) -> None:
+        first: dict[str, int] = {}
+        for index, uid in enumerate(self.uids):
+            if first.setdefault(uid, index) != index:
+                paths = [self.paths[self.shard_of(i)] for i in (first[uid], index)]
+                raise ShardError(f"{uid} is in {paths[0]} and in {paths[1]}; remove one of the shards")
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.uids)
+
+    def shard_of(self, index: int) -> int:
+        """The number, in `paths`, of the shard that holds an object."""
+        return bisect.bisect_right(self.ends, index)
+
+    def _use(self, number: int) -> ShardReader:
+        """A shard's reader; those unused for longest are closed where too many are open."""
+        reader = self._readers[number]
+        with self._lock:
+            if number in self._open:
+                self._open.move_to_end(number)
+                return reader
+            self._open[number] = reader.tables_bytes
+            while len(self._open) > 1 and (
+                len(self._open) > self.MOST_OPEN or sum(self._open.values()) > self.tables_limit
+            ):
+                self._readers[self._open.popitem(last=False)[0]].close()
+        return reader
 
     @property
     def sizes(self) -> list[int]:
         """Every size at which some shard stores `rgba`, ascending, pixels."""
         return sorted({size for reader in self._readers for size in reader.sizes})
 
+    def readers(self) -> Iterator[ShardReader]:
+        """Each shard's reader in turn."""
+        return (self._use(number) for number in range(len(self.paths)))
+
     def place(self, index: int) -> tuple[ShardReader, int]:
         """The reader that holds an object, and its number there."""
-        return self._places[index]
+        index = range(len(self))[
+            index
+        ]  # as a list takes it: from the end where negative, IndexError where there is none
+        shard = self.shard_of(index)
+        return self._use(shard), index - (self.ends[shard - 1] if shard else 0)
 
     def record(self, index: int) -> dict[str, Any]:
         """See `ShardReader.record`."""
-        reader, number = self._places[index]
+        reader, number = self.place(index)
         return reader.record(number)
 
     def view_count(self, index: int) -> int:
         """Number of views of an object."""
-        reader, number = self._places[index]
+        reader, number = self.place(index)
         return reader.view_count(number)
 
     def cameras(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """world_from_camera (V, 3, 4) and normalised intrinsics (V, 4), float64."""
-        reader, number = self._places[index]
+        reader, number = self.place(index)
         return reader.cameras(number)
 
     def matte_boxes(self, index: int) -> np.ndarray:
         """(V, 4) float32, zeros where the matte is empty."""
-        reader, number = self._places[index]
+        reader, number = self.place(index)
         return reader.matte_boxes(number)
 
     def stored_size(self, index: int, size: int) -> int:
         """The stored size from which a picture of `size` pixels of this object is made."""
-        return self._places[index][0].stored_size(size)
+        return self.place(index)[0].stored_size(size)
 
     def picture(self, index: int, view: int, size: int) -> np.ndarray:
         """(size, size, 4) uint8 straight alpha, sRGB."""
-        reader, number = self._places[index]
+        reader, number = self.place(index)
         return reader.picture(number, view, size)
 
     def depth(self, index: int, view: int) -> np.ndarray:
         """(S, S) float32 planar depth in object units, 0 where nothing is hit."""
-        reader, number = self._places[index]
+        reader, number = self.place(index)
         return reader.depth(number, view)
 
     def normal(self, index: int, view: int) -> np.ndarray:
         """(S, S, 3) float32 unit normals in the world frame, 0 where nothing is hit."""
-        reader, number = self._places[index]
+        reader, number = self.place(index)
         return reader.normal(number, view)
 
     def geometry(self, index: int) -> Geometry:
         """Surface points, normals and the solid."""
-        reader, number = self._places[index]
+        reader, number = self.place(index)
         return reader.geometry(number)
 
 
-def _found(source: Path | list[Path]) -> list[Path]:
+def found(source: Path | list[Path]) -> list[Path]:
+    """The shards that a folder, a shard or a list of shards names; none is a ShardError."""
     if isinstance(source, list):
         return [Path(path) for path in source]
     source = Path(source)

@@ -22,7 +22,9 @@ from tqdm import tqdm
 from datasets.captures import CaptureError, CaptureReader
 from datasets.contents import contents
 from datasets.pictures import decode_position
-from datasets.shards import USER_BLOCK, ShardError, ShardReader, check_header, mapped, user_block
+from datasets.shard_tables import USER_BLOCK, check_header, user_block
+from datasets.shards import ShardError, ShardReader
+from datasets.storage import BlockCache, open_content
 from turntable import cameras
 from turntable import config as command_line
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK
@@ -120,14 +122,14 @@ def _verify_shard(path: Path, pool: ThreadPoolExecutor, findings: Findings) -> N
 def check_hash(path: Path) -> list[str]:
     """Compares a shard's user block and hash with its content."""
     try:
-        content = mapped(path)
+        content = open_content(path, BlockCache())
         stated = check_header(path, content)
     except ShardError as error:
         return [str(error)]
     digest = hashlib.sha256()
     for start in range(USER_BLOCK, len(content), 1 << 22):
-        digest.update(content[start : start + (1 << 22)])
-    if content[:USER_BLOCK] == user_block(len(content), digest.hexdigest()):
+        digest.update(content.read(start, min(1 << 22, len(content) - start)).data)
+    if content.read(0, USER_BLOCK).tobytes() == user_block(len(content), digest.hexdigest()):
         return []
     found = "the user block is damaged" if stated == digest.hexdigest() else "its content does not fit its SHA-256"
     return [f"{path}: {found}; restore the shard, or delete it and preprocess again"]

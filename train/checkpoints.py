@@ -4,10 +4,10 @@
     <run>/checkpoints/step-00001000/
         model.safetensors                   weights and configuration (model.checkpoints)
         optimiser.safetensors               AdamW's moments, named after their parameters
-        state.json                          step, seconds trained, skipped steps
+        state.json                          step, seconds trained, skipped steps, objects drawn
 
 A checkpoint folder is written under a temporary name and renamed; a run that is killed while saving keeps the one before.
-Data order and random samples are drawn from (seed, step), so nothing else needs saving for an exact continuation.
+Data order and random samples depend on the seed and the number of draws alone, so nothing else needs saving for an exact continuation.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Progress:
     """Seconds spent training, over all the runs that continued one another."""
     skipped: int = 0
     """Steps not taken because loss or gradient was not finite."""
+    draws: int = 0
+    """Objects drawn, by all ranks together: where the data order goes on (datasets.order)."""
 
 
 def save(run: Path, lrm: LRM, optimiser: torch.optim.Optimizer, progress: Progress, extra: dict[str, Any]) -> None:

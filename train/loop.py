@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from datasets.order import Draw, Order
 from datasets.samples import ShardSamples
 from model.lrm import LRM
 from train import checkpoints
@@ -68,18 +68,14 @@ class Schedule:
         return self.learning_rate * warm * (self.final_share + (1 - self.final_share) * cosine)
 
 
-class EndlessOrder(Sampler[tuple[int, int]]):
-    """Yields (object, epoch) for ever: every object once an epoch, in an order drawn from (seed, epoch)."""
+class Draws(Sampler[Draw]):
+    """One rank's part of an endless order, from any draw on. Runs in the trainer, so loader processes change nothing of it."""
 
-    def __init__(self, objects: int, seed: int, start: int = 0) -> None:
-        self.objects, self.seed, self.start = objects, seed, start
+    def __init__(self, order: Order, start: int = 0, rank: int = 0, world: int = 1) -> None:
+        self.order, self.start, self.rank, self.world = order, start, rank, world
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, position = divmod(self.start, self.objects)
-        while True:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.objects)
-            yield from ((int(i), epoch) for i in order[position:])
-            epoch, position = epoch + 1, 0
+    def __iter__(self) -> Iterator[Draw]:
+        return self.order.draws(self.start, self.rank, self.world)
 
 
 def adamw(lrm: LRM, learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
@@ -101,6 +97,7 @@ class Trainer:
 
     lrm: LRM
     samples: ShardSamples
+    order: Order
     out: Path
     schedule: Schedule
     weights: LossWeights
@@ -121,7 +118,7 @@ class Trainer:
         writer = SummaryWriter(self.out / "tensorboard", purge_step=progress.step)
         history = History(self.out / "log.jsonl", progress.step)
         bar = tqdm(total=1.0, initial=self.schedule.done(progress), desc="train", bar_format=_BAR, mininterval=1)
-        batches = self._batches(progress.step * self.batch)
+        batches = self._batches(progress.draws)
         saved = last = time.monotonic()
         skipped_in_a_row = 0
         try:
@@ -169,6 +166,7 @@ class Trainer:
         else:
             progress.skipped += 1
         progress.step += 1
+        progress.draws += self.batch
         return {**terms, "gradient_norm": norm.detach()}, taken
 
     def save(self, progress: checkpoints.Progress) -> None:
@@ -185,7 +183,7 @@ class Trainer:
         loader = DataLoader(
             self.samples,
             batch_size=self.batch,
-            sampler=EndlessOrder(len(self.samples), self.seed, start),
+            sampler=Draws(self.order, start),
             num_workers=self.workers,
             multiprocessing_context="spawn" if self.workers else None,
             pin_memory=self.device.type == "cuda",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from datasets.catalogue import read_weights
+from datasets.order import Order
 from datasets.samples import SampleConfig, ShardSamples
-from datasets.shards import ShardError, ShardSet
+from datasets.shards import ShardError, ShardSet, found
+from datasets.storage import BlockCache
 from model.checkpoints import FILE_NAME
 from model.lrm import LRM, SIZES, LRMConfig
 from train import checkpoints, lpips
@@ -20,7 +24,9 @@ from train.evaluate import EvaluateConfig, chosen, evaluate
 from train.loop import Schedule, Trainer, adamw
 from train.losses import LossWeights, RenderSettings
 from turntable import config as command_line
+from turntable.config import Location
 from turntable.errors import EXIT_OK, UserError
+from turntable.files import location
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +66,20 @@ RECIPES: dict[str, Recipe] = {
 class TrainConfig:
     """Trains an LRM on shards. Fields left out take the model size's recipe."""
 
-    shards: Path
-    """A folder of shards, or one shard."""
+    shards: Location
+    """A folder of shards or one shard, here or at a URL."""
     out: Path
     """The run's folder: checkpoints, curves, pictures, configuration."""
     model: Literal["tiny", "small", "base", "large", "paper"] = "tiny"
     """Size of the model; `tiny` trains on a CPU."""
     uids: Path | None = None
-    """Train on these objects only: a file with a uid a line."""
+    """Train on these objects only: a file with a uid a line; a weight behind a uid says how often it is drawn."""
+    mix: tuple[str, ...] = ()
+    """Further shards, each with the draws from it for one draw from --shards: --mix mvimgnet/shards=3."""
+    shuffle_shards: int = 0
+    """Shuffle the objects of so many shards together, then of the next, which suits shards at URLs; 0: of all."""
+    cache: BlockCache = field(default_factory=BlockCache)
+    """Where shards at URLs keep what was read of them."""
     steps: int | None = None
     """Optimiser steps."""
     minutes: float | None = None
@@ -114,15 +126,54 @@ class TrainConfig:
     """Initial weights, data order, rays."""
 
     def __post_init__(self) -> None:
-        for name in ("overfit", "held_out_views", "workers"):
+        for name in ("overfit", "held_out_views", "workers", "shuffle_shards"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.save_minutes <= 0 or self.clip <= 0:
             raise ValueError(f"save_minutes and clip must be positive, got {self.save_minutes} and {self.clip}")
+        mixture_of(self)
 
 
-FREE_ON_RESUME = {"resume", "steps", "minutes", "threads", "workers", "save_minutes", "device", "shards"}
+FREE_ON_RESUME = {"resume", "steps", "minutes", "threads", "workers", "save_minutes", "device", "shards", "cache"}
 """Fields that a continued run may change."""
+
+
+def mixture_of(config: TrainConfig) -> dict[Path, float]:
+    """Shards -> how often they are drawn from, relative to one another."""
+    sets: dict[Path, float] = {config.shards: 1.0}
+    for text in config.mix:
+        place, _, share = text.rpartition("=")
+        if not (place and re.fullmatch(r"[0-9]*\.?[0-9]+", share) and float(share) > 0):
+            raise ValueError(f"--mix {text}: write SHARDS=SHARE with a share above 0, such as mvimgnet/shards=3")
+        if location(place) in sets:
+            raise ValueError(f"--mix {text}: these shards are named already")
+        sets[location(place)] = float(share)
+    return sets
+
+
+def open_shards(config: TrainConfig) -> ShardSet:
+    """The objects of all sets that the run draws from."""
+    paths = [path for place in mixture_of(config) for path in found(place)]
+    return ShardSet(paths, config.cache)
+
+
+def draw_order(config: TrainConfig, shards: ShardSet, indices: list[int]) -> Order:
+    """In which order and how often the objects `indices` are drawn."""
+    held_by = np.array([shards.shard_of(index) for index in indices])
+    ends = np.cumsum([len(found(place)) for place in mixture_of(config)])
+    pools = np.searchsorted(ends, held_by, side="right")
+    listed = read_weights(config.uids) if config.uids else {}
+    weights = np.array([listed.get(shards.uids[index], 1.0) for index in indices])
+    shares = np.array(list(mixture_of(config).values()))
+    for pool, share in enumerate(shares):
+        mine = pools == pool
+        if not mine.any():
+            raise UserError(
+                f"{list(mixture_of(config))[pool]}: none of its objects is chosen; leave it out of --mix or --uids"
+            )
+        weights[mine] *= share / weights[mine].sum()
+    even = bool(np.allclose(weights, weights[0], rtol=1e-9))
+    return Order(len(indices), config.seed, None if even else weights, held_by, pools, config.shuffle_shards)
 
 
 def choose(config: TrainConfig, name: str) -> Any:
@@ -222,6 +273,7 @@ def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int]) -> 
     return Trainer(
         lrm=lrm,
         samples=ShardSamples(shards, samples, indices),
+        order=draw_order(config, shards, indices),
         out=config.out,
         schedule=schedule,
         weights=config.weights,
@@ -265,7 +317,7 @@ def train(config: TrainConfig) -> int:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)  # densities and Adam's moments fade through denormal numbers, which CPUs crawl on
-    shards = ShardSet(config.shards)
+    shards = open_shards(config)
     indices = chosen_objects(shards, config)
     trainer = build_trainer(config, shards, indices)
     progress = checkpoints.Progress()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 
@@ -10,20 +9,7 @@ import pytest
 
 from model.lrm import LRM, SIZES
 from train.checkpoints import Progress
-from train.loop import EndlessOrder, History, Schedule, adamw, read_history
-
-
-def test_every_object_once_an_epoch_in_another_order() -> None:
-    drawn = list(itertools.islice(EndlessOrder(10, seed=3), 30))
-    epochs = [[i for i, e in drawn if e == epoch] for epoch in range(3)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert epochs[0] != epochs[1]
-
-
-@pytest.mark.parametrize("start", [0, 7, 10, 23])
-def test_an_order_continued_is_the_order_uninterrupted(start: int) -> None:
-    whole = list(itertools.islice(EndlessOrder(10, seed=3), 40))
-    assert list(itertools.islice(EndlessOrder(10, seed=3, start=start), 40 - start)) == whole[start:]
+from train.loop import History, Schedule, adamw, read_history
 
 
 def test_the_rate_warms_up_and_falls_by_half_a_cosine() -> None:

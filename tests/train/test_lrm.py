@@ -15,7 +15,16 @@ from preprocess.captures import PreprocessConfig, preprocess
 from tests.datasets.synthetic import cast, scene, write_captures
 from train import checkpoints, losses
 from train.loop import read_history
-from train.lrm import TrainConfig, batch_and_rays, build_trainer, camera_defaults, train
+from train.lrm import (
+    TrainConfig,
+    batch_and_rays,
+    build_trainer,
+    camera_defaults,
+    chosen_objects,
+    draw_order,
+    open_shards,
+    train,
+)
 from turntable import cameras, framing
 from turntable.errors import UserError
 
@@ -125,3 +134,44 @@ def test_a_begun_run_is_not_overwritten_and_not_mixed(shards: Path, tmp_path: Pa
         train(small(shards, tmp_path / "x"))
     with pytest.raises(UserError, match="rays was 64, is 32"):
         train(small(shards, tmp_path / "x", rays=32, resume=True))
+
+
+def test_sets_are_mixed_and_uids_weighed_as_asked(shards: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write_captures(tmp_path / "captures", 2, views=4, resolution=32, seed=2)
+    preprocess(PreprocessConfig(captures=tmp_path / "captures", out=other))
+    config = small(shards, tmp_path / "x", mix=(f"{other}=3",), shuffle_shards=1)
+    both = open_shards(config)
+    assert len(both) == 5
+    order = draw_order(config, both, chosen_objects(both, config))
+    drawn = np.concatenate([order.epoch(epoch)[0] for epoch in range(40)])
+    assert (drawn >= 3).mean() == pytest.approx(0.75, abs=0.01)
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{both.uids[0]} 3\n{both.uids[4]}\n{both.uids[1]} 1\n")
+    config = replace(config, uids=listed)
+    order = draw_order(config, both, chosen_objects(both, config))
+    assert order.weights is not None
+    np.testing.assert_allclose(order.weights / order.weights.sum(), [0.25 * 3 / 4, 0.75, 0.25 / 4])
+    assert draw_order(small(shards, tmp_path), ShardSet(shards), [0, 2]).weights is None
+    for wrong in ("other", "=3", "other=0", "other=x", f"{shards}=2"):
+        with pytest.raises(ValueError, match="--mix"):
+            small(shards, tmp_path, mix=(wrong,))
+
+
+def test_a_mixture_is_continued_exactly_by_other_loader_processes(shards: Path, tmp_path: Path) -> None:
+    """The batches after the third are the same, whoever loads them."""
+    listed = tmp_path / "list.txt"
+    uids = ShardSet(shards).uids
+    listed.write_text(f"{uids[0]} 3\n{uids[1]}\n{uids[2]} 2\n")
+    config = small(shards, tmp_path / "x", uids=listed, batch=2)
+    trainer = build_trainer(config, ShardSet(shards), [0, 1, 2])
+    progress, batches = checkpoints.Progress(), trainer._batches(0)
+    for _ in range(3):
+        trainer.step(next(batches), progress)
+    trainer.save(progress)
+    resumed = checkpoints.resume(config.out, trainer.lrm, trainer.optimiser)
+    assert (resumed.step, resumed.draws) == (3, 6)
+    trainer.workers = 1
+    for expected, found in zip(range(3), trainer._batches(resumed.draws), strict=False):
+        batch = next(batches)
+        assert all(torch.equal(batch[name], found[name]) for name in batch), expected
