@@ -100,9 +100,8 @@ class Exported:
         return self.reader.geometry(self.number) if self.reader.has_geometry else None
 
     def description(self, **more: Any) -> dict[str, Any]:
-        """The record as it travels with the export: all that is known of the object, its views included."""
-        ours = {"format": FORMAT, "format_version": FORMAT_VERSION, "uid": self.uid}
-        return {**self.record, **more, **ours}
+        """What travels with the export beside pictures and cameras: the object's record, whole, and what is said of the export."""
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, "uid": self.uid, **more, "record": self.record}
 
 
 Layout = Callable[[Exported], Files]

@@ -38,8 +38,7 @@ def nerfstudio(item: Exported) -> Files:
 
 def _transforms(item: Exported, passes: dict[str, int], points: bool) -> dict[str, Any]:
     frames = [_frame(item, view, passes) for view in range(item.views)]
-    record = item.description()
-    scale = {"integer_depth_scale": record["depth_scale"]} if "depth" in passes else {}
+    scale = {"integer_depth_scale": item.record["depth_scale"]} if "depth" in passes else {}
     return {
         "camera_model": "OPENCV",
         **shared_lens(frames),
@@ -50,7 +49,7 @@ def _transforms(item: Exported, passes: dict[str, int], points: bool) -> dict[st
         "aabb_scale": 1,
         "orientation_override": "none",
         "frames": frames,
-        "turntable": record,
+        "turntable": item.description(),
     }
 
 

@@ -164,7 +164,7 @@ def test_webdataset_reads_the_tars(shards: Path, tmp_path: Path) -> None:
     samples = list(wds.WebDataset([str(path) for path in tars], shardshuffle=False).decode("rgba8"))
     assert [sample["__key__"] for sample in samples] == stored.uids
     for index, sample in enumerate(samples):
-        assert sample["json"]["licence"] == stored.record(index)["licence"]
+        assert sample["json"]["record"]["licence"] == stored.record(index)["licence"]
         poses, intrinsics = stored.cameras(index)
         np.testing.assert_array_equal(sample["world_from_camera.npy"], poses)
         np.testing.assert_array_equal(sample["intrinsics.npy"], intrinsics)
@@ -172,7 +172,7 @@ def test_webdataset_reads_the_tars(shards: Path, tmp_path: Path) -> None:
         for view in range(VIEWS):
             np.testing.assert_array_equal(sample[f"{view:03d}.png"], stored.picture(index, view, SIZE))
             # Sixteen bits, untouched by webdataset's own picture decoder.
-            depth = decode_png(sample[f"{view:03d}.depth.png16"]) * np.float32(sample["json"]["depth_scale"])
+            depth = decode_png(sample[f"{view:03d}.depth.png16"]) * np.float32(sample["json"]["record"]["depth_scale"])
             np.testing.assert_array_equal(depth, stored.depth(index, view))
 
 
