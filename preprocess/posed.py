@@ -8,6 +8,7 @@ distorted become object-centred squares as video frames do (`preprocess.squares`
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import warnings
 from collections.abc import Callable, Iterator
@@ -104,13 +105,20 @@ def rigid(matrix: Any) -> np.ndarray:
 
 def load(scene: PosedScene, config: PosedConfig, matter: matte.Matter) -> Views:
     """One object's views. Raises Unusable."""
-    taken = Taken(scene, matter)
+    taken = Taken(_with_matting(scene, matter), matter)
     how = ("none" if scene.ours else "mattes") if config.normalise == "auto" else config.normalise
     lenses = taken.lenses()
     plain = all(_is_plain_square(lens) for lens in lenses) and len({lens.width for lens in lenses}) == 1
     if how == "none" and plain:
         return _as_they_are(taken, lenses, config)
     return _found(taken, lenses, config, how, plain)
+
+
+def _with_matting(scene: PosedScene, matter: matte.Matter) -> PosedScene:
+    """The scene with what made its mattes in its record, where that is not the pictures' own alpha."""
+    if matter.identity["matte"] == "alpha":
+        return scene
+    return dataclasses.replace(scene, record={**scene.record, "matting": matter.identity})
 
 
 def _is_plain_square(lens: Lens) -> bool:

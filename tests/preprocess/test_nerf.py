@@ -216,7 +216,8 @@ def test_a_foreign_world_is_brought_to_object_units(tmp_path: Path, style: str) 
     farthest = np.linalg.norm(
         cameras.transform(object_from_world, cameras.transform(WORLD, written.corners())), axis=1
     ).max()
-    assert 0.93 < farthest < 1.01
+    # The bodies' corners are farther out than the object; half a pixel, by which an outline may cut it, is 0.013.
+    assert 0.93 < farthest < 1.015
     # Pictures are as they were, and every camera still sees each point where it did.
     poses, intrinsics = shards.cameras(0)
     world_points = cameras.transform(WORLD, written.points)
