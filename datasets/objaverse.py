@@ -29,10 +29,10 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from datasets.catalogue import UNKNOWN_LICENCE, Asset, CatalogueError
-from datasets.download import DownloadError, HashMismatch, Policy, TooLarge, limited, obtain
 from datasets.selection import EVERYTHING, Account, Check, Facts, Filters, checks, facts_of
 from datasets.spool import Spool
 from turntable import files
+from turntable.download import DownloadError, HashMismatch, Policy, TooLarge, limited, obtain
 from turntable.errors import UserError
 
 log = logging.getLogger(__name__)

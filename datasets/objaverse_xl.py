@@ -25,9 +25,9 @@ from datasets.annotations import (
     sketchfab_uid,
 )
 from datasets.catalogue import UNKNOWN_LICENCE, Asset, CatalogueError
-from datasets.download import DownloadError, HashMismatch, Policy, limited, obtain
 from datasets.objaverse import PUBLIC_MIRROR, Objaverse, reason_of
 from datasets.spool import Spool
+from turntable.download import DownloadError, HashMismatch, Policy, limited, obtain
 from turntable.errors import UserError
 
 DEFAULT_CACHE = Path("~/.objaverse")

@@ -1,7 +1,7 @@
 """The files of rembg's networks: where rembg expects each, from where it comes, by which checksum it is known.
 
 rembg itself says so: its sessions' own `download_models` is asked, with a listener in the place of the downloader. What is
-missing is fetched by `datasets.download` (resumed, limited in size), checked, and laid where rembg looks for it.
+missing is fetched by `turntable.download` (resumed, limited in size), checked, and laid where rembg looks for it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets.download import DownloadError, Policy, obtain
 from preprocess.cutout import MatteError
+from turntable.download import DownloadError, Policy, obtain
 
 POLICY = Policy(tries=3, max_bytes=2 << 30)
 """The largest of rembg's networks has about 1 GB."""

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from preprocess import networks, tiles, weights
-from turntable import files
+from turntable import download, files
 from turntable.errors import UserError
 
 FAINT = 32
@@ -180,5 +180,5 @@ def find(name: str, device: str = "auto", tile: int = 0, precision: tiles.Precis
     if name == "none":
         return Unchanged()
     official = weights.OFFICIAL.get(name)
-    path = weights.obtain(official, weights.cache_folder()) if official else Path(name)
+    path = weights.obtain(official, download.weights_folder()) if official else Path(name)
     return NetworkUpscaler(path, name if official else path.name, device, tile, precision)

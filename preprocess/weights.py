@@ -6,12 +6,10 @@ a network takes files that somebody laid there; what lies there is checked all t
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import download
-from turntable import files
+from turntable import download, files
 from turntable.errors import UserError
 
 RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
@@ -58,11 +56,6 @@ OFFICIAL = {
     ),
 }
 """Name for --upscale -> its weights."""
-
-
-def cache_folder() -> Path:
-    """Where downloaded weights are kept."""
-    return Path(os.environ.get("TURNTABLE_CACHE") or "~/.cache/turntable").expanduser() / "weights"
 
 
 def obtain(weights: Official, folder: Path, releases: str = RELEASES, policy: download.Policy = PATIENCE) -> Path:

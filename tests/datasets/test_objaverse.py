@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from datasets.catalogue import CatalogueError, read_uids
-from datasets.download import Policy
 from datasets.objaverse import Objaverse
 from datasets.selection import Filters
 from tests.conftest import ROOT
 from tests.datasets.mirror import Mirror, breaks_after, hangs, ignores_range, refuse, send, serve
+from turntable.download import Policy
 from turntable.errors import UserError
 
 UID = "0" * 31 + "1"

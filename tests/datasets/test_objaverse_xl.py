@@ -28,11 +28,11 @@ from datasets.annotations import (
     sketchfab_uid,
 )
 from datasets.catalogue import CatalogueError
-from datasets.download import Policy, may_follow, seconds_asked
 from datasets.objaverse_xl import ObjaverseXL, obtain_annotations
 from datasets.spool import Spool
 from tests.datasets.mirror import Mirror, breaks_after, refuse, send, serve
 from tests.datasets.test_objaverse import write_table
+from turntable.download import Policy, may_follow, seconds_asked
 from turntable.errors import UserError
 
 SUFFIXES = (".glb", ".obj", ".stl")

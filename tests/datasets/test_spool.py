@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from datasets.catalogue import CatalogueError
-from datasets.download import Policy
 from datasets.objaverse import Objaverse
 from datasets.spool import Spool
 from tests.conftest import ROOT
 from tests.datasets.mirror import Mirror, breaks_after, serve
 from tests.datasets.test_objaverse import GLB, UID, make_mirror, write_table
+from turntable.download import Policy
 from turntable.jobs import ItemError, Limits, Worker
 from turntable.outcomes import remaining
 from turntable.runs import Run

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from datasets import download
 from preprocess import weights
 from preprocess.weights import Official, WeightsError
 from tests.datasets import mirror
+from turntable import download
 
 CONTENT = bytes(range(256)) * 40
 SMALL = Official("v9", "small.pth", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
@@ -66,7 +66,7 @@ def test_without_a_network_the_error_says_what_to_bring_where(tmp_path: Path) ->
 
 def test_the_folder_is_the_users_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TURNTABLE_CACHE", str(tmp_path))
-    assert weights.cache_folder() == tmp_path / "weights"
+    assert download.weights_folder() == tmp_path / "weights"
     monkeypatch.delenv("TURNTABLE_CACHE")
     monkeypatch.setenv("HOME", "/somewhere")
-    assert weights.cache_folder() == Path("/somewhere/.cache/turntable/weights")
+    assert download.weights_folder() == Path("/somewhere/.cache/turntable/weights")

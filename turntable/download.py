@@ -32,6 +32,11 @@ SHA256_HEADERS = ("X-Linked-ETag", "ETag")
 """Where the Hugging Face hub states a large file's SHA-256, the first on its redirect. A value of another form is no hash."""
 
 
+def weights_folder() -> Path:
+    """Where the weights of published networks are kept: `$TURNTABLE_CACHE/weights`, or `~/.cache/turntable/weights`."""
+    return Path(os.environ.get("TURNTABLE_CACHE") or "~/.cache/turntable").expanduser() / "weights"
+
+
 class DownloadError(UserError):
     """A file that did not arrive."""
 
