@@ -46,7 +46,7 @@ class UpscaleBenchmark:
     """What to measure."""
 
     network: Layout = "realesr-general-x4v3"
-    """Whose layout; RRDBNet takes some 15 times as long."""
+    """Whose layout; RRDBNet multiplies some 15 times as much."""
     side: int = 192
     """Pixels of the square picture."""
     tile: int = 160
