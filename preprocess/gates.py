@@ -25,6 +25,8 @@ class Gates:
     """Pixels, the longer side of the object's outline, median over frames: below, there is nothing to learn from."""
     max_border: float = 0.5
     """Share of frames whose border cuts the object off."""
+    max_stray: float = 0.5
+    """Share of made mattes that other frames' mattes rule out, median over frames: a network that finds more of something else."""
     min_coverage: float = 0.85
     """Share of an outline that all outlines together leave of it, median over frames: wrong poses cut each other's object away."""
     max_disagreement: float = 0.15
@@ -57,6 +59,8 @@ class Figures:
     """Longer side of the object's outline, median over frames, pixels of the frame."""
     border: float | None = None
     """Share of the used frames whose border cuts the object off."""
+    stray: float | None = None
+    """Share of the mattes that others rule out, median over frames; None for the dataset's own masks, which are not trimmed."""
     coverage: float | None = None
     """See `preprocess.poses.outline_coverage`; median over frames."""
     disagreement: float | None = None
@@ -108,6 +112,7 @@ def _limits(figures: Figures, gates: Gates) -> list[tuple[str, bool, str]]:
             gates.max_reprojection,
             "points reproject {:.2f} pixels off, at most {:g}",
         ),
+        ("stray-mattes", figures.stray, gates.max_stray, "{:.0%} of the mattes is ruled out by others, at most {:.0%}"),
         (
             "cut-off",
             figures.border,

@@ -38,8 +38,19 @@ class Found:
     figures: Figures
 
 
-def locate(scene: Scene, model: Model, mattes: dict[str, np.ndarray], left_out: dict[str, str], gates: Gates) -> Found:
-    """Finds the object of a scene. Raises Unusable when a gate says so; frames that are not used get their reason in `left_out`."""
+def locate(
+    scene: Scene,
+    model: Model,
+    mattes: dict[str, np.ndarray],
+    left_out: dict[str, str],
+    gates: Gates,
+    mattes_are_made: bool = False,
+) -> Found:
+    """Finds the object of a scene. Raises Unusable when a gate says so; frames that are not used get their reason in `left_out`.
+
+    Where the dataset's masks contradict each other, the poses are to blame. A network's mattes are not trusted so far: what all
+    the others rule out is taken off each.
+    """
     views = list(_outlined(model, mattes, left_out))
     sights = [poses.sights(view.frame, view.matte, model.points) for view in views]
     none = np.zeros(len(model.points), np.int64)
@@ -61,16 +72,18 @@ def locate(scene: Scene, model: Model, mattes: dict[str, np.ndarray], left_out: 
     }
     _judge(scene, Figures(**counts), gates, left_out)
     up = poses.up_axis(model, is_object, is_around, np.random.default_rng(0))
-    planes = np.concatenate([poses.half_spaces(view.frame, view.outline) for view in kept])
-    box = poses.upright_box(model.points[is_object], planes, up)
+    box = _box(kept, model.points[is_object], up)
+    stray = None
+    if mattes_are_made:
+        kept, stray = _trimmed(kept, box)
+        box = _box(kept, model.points[is_object], up)
     figures = Figures(
         **counts,
         track=float(model.track_lengths()[is_object].mean()),
         reprojection=_reprojection(kept, model.points, is_object),
-        object_side=float(
-            np.median([np.ptp(view.outline.slopes, axis=0).max() * view.frame.lens.focal for view in kept])
-        ),
+        object_side=float(np.median([_side(view) for view in kept])),
         border=float(np.mean([view.outline.cut_off for view in kept])),
+        stray=stray,
         coverage=float(np.median([poses.outline_coverage(box, view.frame, view.outline) for view in kept])),
         disagreement=box.disagreement,
         up_disagreement=up.disagreement_deg if up.method == "ground-plane" else None,
@@ -78,6 +91,27 @@ def locate(scene: Scene, model: Model, mattes: dict[str, np.ndarray], left_out: 
     )
     _judge(scene, figures, gates, left_out)
     return Found(kept, up, box, figures)
+
+
+def _box(views: list[View], points: np.ndarray, up: poses.Up) -> poses.Box:
+    planes = [poses.half_spaces(view.frame, view.outline) for view in views]
+    return poses.upright_box(points, np.concatenate(planes), up)
+
+
+def _side(view: View) -> float:
+    """Longer side of the object's outline, pixels of the frame."""
+    return float(np.ptp(view.outline.slopes, axis=0).max() * view.frame.lens.focal)
+
+
+def _trimmed(views: list[View], box: poses.Box) -> tuple[list[View], float]:
+    """The views without what of their mattes lies outside the hull, and the share of the mattes that this was, median over views."""
+    trimmed, strays = [], []
+    for view in views:
+        matte = np.where(poses.hull_silhouette(box, view.frame, view.matte.shape), view.matte, 0).astype(np.uint8)
+        shape = outline(matte, view.frame.lens)
+        strays.append(1 - float(matte.sum(dtype=np.int64) / max(view.matte.sum(dtype=np.int64), 1)))
+        trimmed.append(View(view.frame, matte, shape) if shape else view)
+    return trimmed, float(np.median(strays))
 
 
 def _outlined(model: Model, mattes: dict[str, np.ndarray], left_out: dict[str, str]) -> Iterator[View]:

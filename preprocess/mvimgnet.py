@@ -77,7 +77,8 @@ class MVImgNet:
         scene = self._scenes[uid]
         model = _model(scene)
         mattes, left_out = self._mattes(scene, model)
-        found = locate(scene, model, mattes, left_out, self._config.gates)
+        made = not self._takes_masks_of(scene)
+        found = locate(scene, model, mattes, left_out, self._config.gates, made)
         size = stored_side(found, self._config)
         stored = list(self._stored(scene, found, size, left_out))
         if len(stored) < self._config.gates.min_frames:

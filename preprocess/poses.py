@@ -35,6 +35,8 @@ PLANE_TOLERANCE = 0.05
 """Distance from a plane, in radii of the object's points, up to which a point belongs to it."""
 POINTS_ERROR = 0.02
 """How far the outermost points are from the object's end, as a share of its diagonal: no edge has a point on every inch."""
+HULL_MARGIN = 0.05
+"""How far, in halves of its longer side, a made matte may reach beyond the hull."""
 UNEVEN = 0.1
 """`Up.level_spread` above which the cameras are not held level, or hardly move."""
 LEVEL_DEG = 25.0
@@ -258,6 +260,17 @@ def outline_coverage(box: Box, frame: Frame, shape: Outline) -> float:
         return 0.0
     seen = cv2.convexHull(np.stack([x / z, y / z], axis=1).astype(np.float32))
     return min(float(cv2.contourArea(seen) / cv2.contourArea(shape.slopes.astype(np.float32))), 1.0)
+
+
+def hull_silhouette(box: Box, frame: Frame, shape: tuple[int, ...]) -> np.ndarray:
+    """(h, w) bool, the frame at this size: where the hull, widened by `HULL_MARGIN`, is seen. Everywhere, without a hull."""
+    seen = np.full((1, 2), np.nan) if box.body is None else frame.project(box.body)
+    if not np.isfinite(seen).all():
+        return np.ones(shape, bool)
+    around = cv2.convexHull((seen * [shape[1] / frame.lens.width, shape[0] / frame.lens.height]).astype(np.float32))
+    margin = HULL_MARGIN * float(np.ptp(around[:, 0], axis=0).max()) / 2
+    silhouette = cv2.fillConvexPoly(np.zeros(shape, np.uint8), np.round(around).astype(np.int32), (1,))
+    return cv2.distanceTransform(1 - silhouette, cv2.DIST_L2, 5) <= margin
 
 
 def _bounded(points: np.ndarray, planes: np.ndarray, up: Up) -> np.ndarray:

@@ -279,6 +279,30 @@ def test_masks_lie_beside_the_frames_in_mvimgnet_2(copied: Path) -> None:
     assert len(source(copied).load("mvimgnet-7-v1").world_from_camera) == 14
 
 
+def test_what_other_mattes_rule_out_is_taken_off_made_ones(copied: Path, whole: Path, tmp_path: Path) -> None:
+    """Mattes that are not the dataset's, each with a patch of something else on it."""
+    made = Path(shutil.move(copied / "mask", tmp_path / "made"))
+    rng = np.random.default_rng(0)
+    for path in sorted(made.rglob("*.png")):
+        mask = cv2.imread(str(path), 0)
+        column = int(rng.choice([4, 60]))
+        mask[5:20, column : column + 12] = 255
+        cv2.imwrite(str(path), mask)
+    assert refusal(copied)[0] == "no-masks"
+    views = source(copied, matte=f"masks:{made}").load("mvimgnet-7-v1")
+    truth = source(whole).load("mvimgnet-7-v1")
+    assert views.record["matting"] == {"matte": "masks"} and 0.1 < views.record["figures"]["stray"] < 0.5
+    assert truth.record["figures"]["stray"] is None
+    assert views.record["up"]["disagreement_deg"] == pytest.approx(truth.record["up"]["disagreement_deg"], abs=1)
+    kept = {view["file"]: view for view in truth.record["views"]}
+    for rgba, view in zip(views.rgba, views.record["views"], strict=True):
+        shown = (rgba[..., 3] >= 128).sum() * (view["square"][2] / 64) ** 2
+        expected = dict(zip(kept, truth.rgba, strict=True))[view["file"]]
+        true_area = (expected[..., 3] >= 128).sum() * (kept[view["file"]]["square"][2] / 64) ** 2
+        # A margin of a twentieth stays all around, and where the patch touches the object some of the patch.
+        assert 0.95 < shown / true_area < 1.45
+
+
 def test_portrait_frames(tmp_path: Path) -> None:
     videos.write(Video(lens=Lens("OPENCV", 120, 160, (170.0, 171.0, 61.0, 79.0, -0.1, 0.01, 0.001, 0.002))), tmp_path)
     views = source(tmp_path).load("mvimgnet-7-v1")
