@@ -37,7 +37,7 @@ TOLERANCE = 0.5 / 255
 SMALLEST_TILE = 32
 """Pixels: a tile is not halved below this side."""
 LIVE_COPIES = 4
-"""A convolution holds its input, its output and what it needs to work; measured, rounded up."""
+"""A convolution holds its input, its output and what it needs to work, at times in another layout: a cautious guess."""
 SHARE_OF_MEMORY = {"cpu": 0.5, "cuda": 0.8}
 """Of what is free, how much one tile may take."""
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "bad allocation", "bad_alloc", "_STATUS_ALLOC_FAILED")
@@ -146,7 +146,7 @@ class Tiled:
         else:
             raise TileError(
                 f"not even a tile of {area.width}×{area.height} pixels and {self.overlap} around it fits into the memory of "
-                f"{self.device}; free some, or choose a smaller network or another --device"
+                f"{self.device}; free some, or choose a smaller network or another --upscale-device"
             )
 
     @staticmethod
@@ -225,8 +225,14 @@ def measured_overlap(enlarge: Enlarge, multiple: int, overlaps: tuple[int, ...] 
     for overlap in overlaps[:-1]:
         seen = core.grown(overlap, multiple, *probe.shape[1:3])
         tile = core.within(seen).cut(enlarge(np.ascontiguousarray(seen.cut(probe))), scale)
-        if np.abs(tile - core.cut(whole, scale)).max() <= TOLERANCE:
+        error = np.abs(tile - core.cut(whole, scale)).max()
+        if error <= TOLERANCE:
             return overlap
+    logger.warning(
+        "tiles overlap by %d pixels; at %d a tile still differs by %.2f steps of 8 bits from a larger one, so seams may be "
+        "seen in pictures that do not fit into memory whole",
+        *(overlaps[-1], overlaps[-2], error * 255),
+    )
     return overlaps[-1]
 
 
@@ -274,8 +280,10 @@ def _chosen_device(device: str) -> str:
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise TileError(f"--device {device}: no such device; say auto, cpu, cuda or cuda:1") from error
+        raise TileError(f"--upscale-device {device}: no such device; say auto, cpu, cuda or cuda:1") from error
     count = torch.cuda.device_count()
     if found.type not in ("cpu", "cuda") or (found.type == "cuda" and (found.index or 0) >= count):
-        raise TileError(f"--device {device}: torch sees {count} CUDA devices here; say auto, cpu, cuda or cuda:1")
+        raise TileError(
+            f"--upscale-device {device}: torch sees {count} CUDA devices here; say auto, cpu, cuda or cuda:1"
+        )
     return device

@@ -172,7 +172,7 @@ def test_values_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("device", ["cuda:99", "meta", "fast"])
 def test_a_device_that_is_not_there_is_named(tmp_path: Path, device: str) -> None:
     network = network_of(tmp_path, esrgan.random_compact(4, 1, 2))
-    with pytest.raises(TileError, match=f"--device {device}: .*say auto, cpu, cuda"):
+    with pytest.raises(TileError, match=f"--upscale-device {device}: .*say auto, cpu, cuda"):
         Tiled(network, device)
 
 
@@ -191,8 +191,10 @@ def blurred(radius: int, spread: float) -> tiles.Enlarge:
     return enlarge
 
 
-def test_the_overlap_of_a_far_reaching_network_is_measured() -> None:
+def test_the_overlap_of_a_far_reaching_network_is_measured(caplog: pytest.LogCaptureFixture) -> None:
     assert tiles.measured_overlap(blurred(8, 100.0), 1) == 8  # its whole reach, all of which matters
     # exp(-d/3): what lies beyond d has a share of exp(-d/3) or so, which is 0.5/255 at 19 pixels; half that on either side.
     assert tiles.measured_overlap(blurred(60, 3.0), 1) in (16, 24)
+    assert not caplog.messages
     assert tiles.measured_overlap(blurred(64, 100.0), 4) == 64
+    assert "seams may be" in caplog.text
