@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import Literal
 
 from datasets.captures import capture_paths
-from datasets.shards import shard_paths
+from datasets.shards import found, shard_paths
 from turntable.errors import UserError
+from turntable.files import is_local
 
 Kind = Literal["captures", "shards"]
 
 
 def contents(path: Path) -> tuple[Kind, list[Path]]:
-    """Kind and files of a capture, a folder of captures, a shard or a folder of shards; anything else is a UserError."""
+    """Kind and files of a capture, a folder of captures, a shard or a folder of shards; anything else is a UserError.
+
+    A URL holds shards: captures are read from this machine only.
+    """
+    if not is_local(path):
+        return "shards", found(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if path.is_file():

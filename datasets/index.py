@@ -12,12 +12,11 @@ from typing import Any
 
 import tyro
 
-from datasets.shards import ShardReader, ShardSet, shard_paths
+from datasets.shards import INDEX_NAME, ShardReader, ShardSet, shard_paths
 from turntable import config as command_line
 from turntable.errors import EXIT_OK, UserError
 from turntable.files import read_json, write_json
 
-INDEX_NAME = "index.json"
 INDEX_VERSION = 1
 _COPIED = ("uid", "source", "lvis_class", "licence", "name", "creator", "source_url")
 

@@ -39,7 +39,9 @@ from __future__ import annotations
 import bisect
 import collections
 import json
+import logging
 import os
+import re
 import threading
 import zlib
 from collections.abc import Iterator
@@ -53,7 +55,13 @@ from datasets.pictures import PASS_CHANNELS, decode_normal, decode_png
 from datasets.shard_tables import GEOMETRY_PARTS, Blobs, Tables, open_tables
 from datasets.storage import BlockCache, ShardError
 from turntable import framing
+from turntable.files import is_local
 from turntable.geometry import Geometry, unpack_solid
+
+log = logging.getLogger(__name__)
+
+INDEX_NAME = "index.json"
+"""What `datasets.index` writes beside the shards of a folder."""
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -295,13 +303,15 @@ class ShardSet:
         self._lock = threading.Lock()
         self.uids: list[str] = []
         """One an object."""
-        ends = []
-        for number, reader in enumerate(self._readers):
-            self._use(number)
-            self.uids += [str(reader.record(k)["uid"]) for k in range(len(reader))]
-            ends.append(len(self.uids))
-        self.ends: list[int] = ends
+        self.ends: list[int] = []
         """Of each shard the index after its last object."""
+        sizes: set[int] = set()
+        for reader in self.readers():
+            self.uids += [str(reader.record(k)["uid"]) for k in range(len(reader))]
+            self.ends.append(len(self.uids))
+            sizes.update(reader.sizes)
+        self.sizes = sorted(sizes)
+        """Every size at which some shard stores `rgba`, ascending, pixels."""
         self._refuse_repeated()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -337,11 +347,6 @@ class ShardSet:
             ):
                 self._readers[self._open.popitem(last=False)[0]].close()
         return reader
-
-    @property
-    def sizes(self) -> list[int]:
-        """Every size at which some shard stores `rgba`, ascending, pixels."""
-        return sorted({size for reader in self._readers for size in reader.sizes})
 
     def readers(self) -> Iterator[ShardReader]:
         """Each shard's reader in turn."""
@@ -401,10 +406,11 @@ class ShardSet:
 
 
 def found(source: Path | list[Path]) -> list[Path]:
-    """The shards that a folder, a shard or a list of shards names; none is a ShardError."""
+    """The shards that a folder, a shard or a list of shards names, here or at URLs; none is a ShardError."""
     if isinstance(source, list):
-        return [Path(path) for path in source]
-    source = Path(source)
+        return list(source)
+    if not is_local(source):
+        return [source] if source.suffix == ".h5" else _found_remote(source)
     if not source.exists():
         raise ShardError(f"{source}: no such folder or shard; `python -m preprocess.captures` makes shards")
     if source.is_file():
@@ -413,3 +419,24 @@ def found(source: Path | list[Path]) -> list[Path]:
     if not paths:
         raise ShardError(f"{source}: no shard-*.h5 in this folder; `python -m preprocess.captures` makes shards")
     return paths
+
+
+def _found_remote(folder: Path) -> list[Path]:
+    """The shards at a URL: those that its store lists or, where it lists none (many web servers do not), that index.json names."""
+    try:
+        names = {path.name for path in shard_paths(folder)}
+    except Exception as error:  # each store has errors of its own
+        log.info("%s: cannot be listed (%s); its index.json is asked", folder, error)
+        names = set()
+    if not names:
+        try:
+            names = {str(shard["file"]) for shard in json.loads((folder / INDEX_NAME).read_bytes())["shards"]}
+        except Exception as error:
+            raise ShardError(
+                f"{folder}: no shard-*.h5 is listed there, nor by an index.json ({type(error).__name__}: {error}); upload the "
+                "folder with its index.json"
+            ) from error
+    stray = [name for name in names if not re.fullmatch(r"shard-[\w-]+\.h5", name)]
+    if stray:
+        raise ShardError(f"{folder / INDEX_NAME}: names {stray[0]!r}, which is no shard beside it")
+    return [folder / name for name in sorted(names)]

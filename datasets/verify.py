@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from datasets.shards import ShardError, ShardReader
 from datasets.storage import BlockCache, open_content
 from turntable import cameras
 from turntable import config as command_line
+from turntable.config import Location
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK
 from turntable.geometry import Geometry
 
@@ -43,8 +45,8 @@ POSITION_TOLERANCE = 1e-4
 class VerifyConfig:
     """Checks captures or shards."""
 
-    path: tyro.conf.Positional[Path]
-    """A capture, a folder of captures, a shard or a folder of shards."""
+    path: tyro.conf.Positional[Location]
+    """A capture, a folder of captures, a shard or a folder of shards; shards may be at a URL."""
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Objects checked at the same time."""
 
@@ -91,14 +93,16 @@ def verify(path: Path, threads: int = 1) -> Findings:
     """Checks everything at `path`. Raises UserError when there are neither captures nor shards."""
     kind, files = contents(path)
     findings = Findings()
-    with ThreadPoolExecutor(threads) as pool:
+    # What is at a URL now is to be checked, not what an earlier run has kept of it.
+    with ThreadPoolExecutor(threads) as pool, tempfile.TemporaryDirectory(prefix="turntable-") as scratch:
+        cache = BlockCache(Path(scratch), cache_bytes=2e9)
         if kind == "captures":
             for file, result in zip(
                 files, _progress(pool.map(check_capture, files), len(files), "captures"), strict=True
             ):
                 findings.add(file, result)
         for file in files if kind == "shards" else []:
-            _verify_shard(file, pool, findings)
+            _verify_shard(file, cache, pool, findings)
     return findings
 
 
@@ -106,10 +110,10 @@ def _progress(results: Iterable[Checked], total: int, name: str) -> Iterable[Che
     return tqdm(results, total=total, unit="object", desc=name)
 
 
-def _verify_shard(path: Path, pool: ThreadPoolExecutor, findings: Findings) -> None:
-    problems = check_hash(path)
+def _verify_shard(path: Path, cache: BlockCache, pool: ThreadPoolExecutor, findings: Findings) -> None:
+    problems = check_hash(path, cache)
     try:
-        reader = ShardReader(path)
+        reader = ShardReader(path, cache)
         results = pool.map(partial(check_object, reader), range(len(reader)))
     except ShardError as error:
         findings.damage += problems or [str(error)]
@@ -119,10 +123,10 @@ def _verify_shard(path: Path, pool: ThreadPoolExecutor, findings: Findings) -> N
         findings.add(path, result)
 
 
-def check_hash(path: Path) -> list[str]:
+def check_hash(path: Path, cache: BlockCache | None = None) -> list[str]:
     """Compares a shard's user block and hash with its content."""
     try:
-        content = open_content(path, BlockCache())
+        content = open_content(path, cache or BlockCache())
         stated = check_header(path, content)
     except ShardError as error:
         return [str(error)]
