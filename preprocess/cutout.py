@@ -20,6 +20,7 @@ class MatteError(UserError):
     missing-mask   there is no mask file for the picture
     bad-mask       the mask file cannot be read, or is not of the picture's shape
     no-model       the network's file is not there, is not what it should be, or does not load
+    network-failed the network ended in an error on this picture (out of memory, most likely)
     no-device      the network cannot run where it was asked to
     unknown        no such way, or no such network
     """

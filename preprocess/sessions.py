@@ -99,7 +99,8 @@ class Rembg:
         if self.name == "sam" and self.argument:
             corners = np.array(self._box()) * [rgb.shape[1], rgb.shape[0], rgb.shape[1], rgb.shape[0]]
             options["sam_prompt"] = [{"type": "rectangle", "data": corners.tolist()}]
-        alpha, raw = _predict(session, rgb, options)
+        with _named_errors("network-failed", f"{self.how} failed on a picture of {rgb.shape[1]}×{rgb.shape[0]} pixels"):
+            alpha, raw = _predict(session, rgb, options)
         if self.name == "sam":
             # Its masks are hard; a pixel's width of softness is what any camera gives to an edge.
             alpha = cv2.GaussianBlur(alpha, (3, 3), 0)
@@ -175,11 +176,17 @@ _sessions: dict[tuple[Any, ...], Any] = {}
 
 def _session(name: str, file: Path | None, device: Device) -> Any:
     """rembg's session of a network, one a process. Raises MatteError where it cannot be had as asked."""
-    key = (name, file, file and _stamp(file), device)
     with _opening:
+        key = _key(name, file, device)
         if key not in _sessions:
-            _sessions[key] = _opened(name, file, device)
+            opened = _opened(name, file, device)
+            _sessions[_key(name, file, device)] = opened  # its files are there now
+            return opened
         return _sessions[key]
+
+
+def _key(name: str, file: Path | None, device: Device) -> tuple[Any, ...]:
+    return name, device, *((path, path.exists() and _stamp(path)) for path in _files(name, file))
 
 
 def _opened(name: str, file: Path | None, device: Device) -> Any:
@@ -189,7 +196,7 @@ def _opened(name: str, file: Path | None, device: Device) -> Any:
     if file is None:
         for part in model_files.files_of(rembg.sessions.sessions[name]):
             model_files.bring(part, how)
-    with _load_errors(how):
+    with _named_errors("no-model", f"--matte {how}: not a network that rembg can use"):
         options = {"model_path": str(file)} if file else {}
         session = rembg.new_session(name, providers=[PROVIDERS[device]], **options)
     for part_name in ("inner_session", "encoder", "decoder"):
@@ -197,7 +204,7 @@ def _opened(name: str, file: Path | None, device: Device) -> Any:
             _assert_provider(inner, device, how)
             setattr(session, part_name, Watched(inner))
     if file:  # whether it has the form of the network that it stands for
-        with _load_errors(how):
+        with _named_errors("no-model", f"--matte {how}: not a network that rembg can use"):
             grey = _predict(session, np.tile(np.arange(64, dtype=np.uint8)[:, None, None], (1, 96, 3)), {})
         if grey[0].shape != (64, 96):
             raise MatteError("no-model", f"--matte {how}: gives a matte of {grey[0].shape} for a picture of (64, 96)")
@@ -205,14 +212,15 @@ def _opened(name: str, file: Path | None, device: Device) -> Any:
 
 
 @contextlib.contextmanager
-def _load_errors(how: str) -> Iterator[None]:
+def _named_errors(reason: str, message: str) -> Iterator[None]:
+    """Whatever rembg and onnxruntime raise as a MatteError."""
     try:
         yield
     except MatteError:
         raise
     except Exception as error:  # onnxruntime's errors have no common class, and rembg's code raises what it happens to
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MatteError("no-model", f"--matte {how}: not a network that rembg can use ({first})") from error
+        raise MatteError(reason, f"{message} ({first})") from error
 
 
 def _check_device(device: Device) -> None:
@@ -231,6 +239,7 @@ def _assert_provider(inner: Any, device: Device, how: str) -> None:
     """Raises MatteError unless `inner`, an onnxruntime session, really runs on `device`."""
     if PROVIDERS[device] not in inner.get_providers():
         inner.set_providers([PROVIDERS[device]])  # rembg does not hand the choice on to sam's networks
+    inner.disable_fallback()  # which onnxruntime would also do in the middle of a run, with a line of print
     if inner.get_providers()[0] != PROVIDERS[device]:
         raise MatteError(
             "no-device",

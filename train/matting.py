@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datasets.shards import ShardSet
-from model.matting import REMBG_SIZE, MattingNet, export, normalised
+from model.matting import REMBG_SIZE, MattingConfig, MattingNet, export, normalised
 from train.checkpoints import Progress
 from train.composites import composite, texture_bank
 from train.loop import Schedule
@@ -44,6 +44,8 @@ class MattingTraining:
     """Folders of shards whose pictures have true mattes."""
     out: Path
     """Folder of the run."""
+    widths: tuple[int, ...] = MattingConfig().widths
+    """Channels of the network's levels, the finest first."""
     leave_out: tuple[str, ...] = ()
     """Uids of objects not to learn from, because mattes of them will be judged."""
     steps: int = 1500
@@ -126,7 +128,7 @@ def train(config: MattingTraining) -> Path:
     config.out.mkdir(parents=True, exist_ok=True)
     command_line.claim_folder(config.out, config, {"shards", "out", "steps", "save_every", "threads"})
     torch.manual_seed(config.seed)
-    net = MattingNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = MattingNet(MattingConfig(config.widths)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=1e-3)
     progress = _resume(config.out / STATE, net, optimiser)
     batches = Batches(config)

@@ -52,8 +52,15 @@ def test_a_mask_of_another_size_lies_where_the_object_is(tmp_path: Path, scale: 
     for axis in ("m10", "m01"):
         ours, theirs = (m[axis] / m["m00"] for m in moments)
         assert abs(ours - theirs) < 0.02  # pixels: a shift by half a pixel of a small mask would be 1 to 2
-    if scale < 1:
-        assert ((alpha > 10) & (alpha < 245)).sum() > 170  # soft, where a threshold leaves stairs
+
+
+def test_a_hard_mask_of_half_the_size_gets_soft_edges_without_stairs(tmp_path: Path) -> None:
+    hard = np.where(ellipse(HEIGHT // 2, WIDTH // 2) > 127, 255, 0).astype(np.uint8)
+    alpha = put(tmp_path, "1.png", hard)(PICTURE, "1.jpg")[..., 3]
+    assert ((alpha > 10) & (alpha < 245)).sum() > 258  # at least one a pixel of the outline
+    nearest = np.repeat(np.repeat(hard, 2, axis=0), 2, axis=1)
+    true = ellipse(HEIGHT, WIDTH).astype(float)
+    assert np.square(alpha - true).mean() < 0.6 * np.square(nearest - true).mean()
 
 
 @pytest.mark.parametrize("kind", ["labels", "bool-grey", "colour", "alpha", "16 bits"])

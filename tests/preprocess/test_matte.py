@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import rembg
 
 from preprocess import matte, sessions
 from preprocess.cutout import MatteError
-from tests.preprocess.onnx_networks import write_network
+from tests.preprocess.onnx_networks import write_network, write_sam
 
 HEIGHT, WIDTH = 90, 160
 
@@ -64,6 +65,7 @@ def test_it_runs_where_it_was_asked_to(network: Path, monkeypatch: pytest.Monkey
     assert way.identity["network"] == "u2net_custom" and list(way.identity["sha256"]) == ["bright.onnx"]
     inner = sessions._session("u2net_custom", network, "cpu").inner_session.session
     assert inner.get_providers() == ["CPUExecutionProvider"]
+    assert not inner._enable_fallback  # onnxruntime would also fall back in the middle of a run
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("what follows is about an onnxruntime without a GPU")
     with pytest.raises(
@@ -117,6 +119,34 @@ def test_threads_share_one_session_and_get_their_own_mattes(tmp_path: Path, monk
         np.testing.assert_array_equal(rgba, matte.find(f"rembg:u2net_custom={path}")(picture))
 
 
+class Slow:
+    """In onnxruntime's place: gives back what it was given, slowly, and counts how many runs overlap."""
+
+    def __init__(self) -> None:
+        self.running = self.most = 0
+
+    def run(self, value: float) -> list[np.ndarray]:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        time.sleep(0.01)
+        self.running -= 1
+        return [np.full((1, 1, 2, 2), value)]
+
+
+def test_runs_of_a_session_do_not_overlap_and_each_thread_sees_its_own_output() -> None:
+    slow = Slow()
+    watched, together = sessions.Watched(slow), threading.Barrier(4)
+
+    def work(value: float) -> float:
+        watched.run(value)
+        together.wait(5)  # until all others have run as well
+        return float(watched.raw[0, 0])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [0, 1, 2, 3]
+    assert slow.most == 1
+
+
 def test_a_true_matte_is_kept(network: Path) -> None:
     rgba = np.dstack([lamp(), np.tile(np.arange(WIDTH, dtype=np.uint8), (HEIGHT, 1))])
     assert matte.find(f"rembg:u2net_custom={network}")(rgba) is rgba
@@ -158,5 +188,26 @@ def test_a_file_that_is_no_such_network_is_named(tmp_path: Path) -> None:
         assert caught.value.reason == "no-model"
 
 
-def test_sam_is_given_the_box_in_pixels() -> None:
-    assert sessions.Rembg("sam", "0.25,0.1,0.75,0.9")._box() == (0.25, 0.1, 0.75, 0.9)
+def test_an_error_inside_the_network_names_the_picture(tmp_path: Path) -> None:
+    path = write_network(tmp_path / "n.onnx", fails_above=1.5)
+    way = matte.find(f"rembg:u2net_custom={path}")
+    _ = way.identity
+    with pytest.raises(MatteError, match=r"failed on a picture of 160×90 pixels \(\[ONNXRuntimeError\]") as caught:
+        way(lamp(radius=300))
+    assert caught.value.reason == "network-failed"
+
+
+@pytest.mark.parametrize("shape", [(HEIGHT, WIDTH), (WIDTH, HEIGHT)], ids=["landscape", "portrait"])
+def test_sam_is_given_the_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
+    monkeypatch.setenv("U2NET_HOME", str(tmp_path))
+    write_sam(tmp_path)
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    way = matte.find("rembg:sam=0.25,0.1,0.75,0.9")
+    found = way(picture)[..., 3] > 127
+    rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
+    height, width = shape
+    # A pixel's width: rembg's own pictures shift by half a pixel where they are scaled, and ours softens the edge by one.
+    np.testing.assert_allclose([rows[0], rows[-1] + 1], [0.1 * height, 0.9 * height], atol=1.01)
+    np.testing.assert_allclose([columns[0], columns[-1] + 1], [0.25 * width, 0.75 * width], atol=1.01)
+    assert way.identity["box"] == [0.25, 0.1, 0.75, 0.9] and len(way.identity["sha256"]) == 2
+    assert sessions._session("sam", None, "cpu").decoder.session.get_providers() == ["CPUExecutionProvider"]

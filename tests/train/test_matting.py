@@ -92,14 +92,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def quick(shards: Path, out: Path, **changes: object) -> MattingTraining:
-    settings = {"batch": 2, "textures": 6, "views": 2, "save_every": 2, "steps": 2} | changes
+    settings = {"widths": (4, 4, 6), "batch": 2, "textures": 6, "views": 2, "save_every": 2, "steps": 2} | changes
     return MattingTraining((shards,), out, **settings)  # type: ignore[arg-type]
 
 
 def interrupted(config: MattingTraining, after: int) -> None:
     """The run of `config`, killed after so many steps, the last of which was saved."""
     torch.manual_seed(config.seed)
-    net = MattingNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = MattingNet(MattingConfig(config.widths)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=1e-3)
     progress = _resume(config.out / "state.pt", net, optimiser)
     for _ in _steps(config, net, optimiser, progress, Batches(config)):
@@ -110,7 +110,9 @@ def interrupted(config: MattingTraining, after: int) -> None:
 
 def test_a_run_that_is_continued_is_the_run_that_was_not_interrupted(shards: Path, tmp_path: Path) -> None:
     whole, parts = (quick(shards, tmp_path / name, steps=3) for name in ("whole", "parts"))
-    train(whole)
+    whole.out.mkdir()
+    parts.out.mkdir()
+    interrupted(whole, 3)
     interrupted(parts, 2)
     train(parts)
     nets = [torch.load(run.out / "state.pt", weights_only=True)["net"] for run in (whole, parts)]
