@@ -29,6 +29,7 @@ from datasets.layout_webdataset import webdataset
 from datasets.shards import ShardError, ShardSet
 from datasets.single_camera import one_lens
 from turntable import config as command_line
+from turntable.config import Location
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, UserError
 from turntable.files import only_run, write_json, write_text
 from turntable.outcomes import failure_path
@@ -43,8 +44,8 @@ LAYOUTS: dict[str, Layout] = {"openlrm": openlrm, "nerfstudio": nerfstudio, "web
 class ExportConfig:
     """Writes shards in formats of other programs, or lists whose work is in them."""
 
-    shards: tyro.conf.Positional[Path]
-    """A shard or a folder of shards."""
+    shards: tyro.conf.Positional[Location]
+    """A folder of shards or one shard, here or at a URL."""
     format: Literal["openlrm", "nerfstudio", "webdataset"] | None = None
     """`nerfstudio` folders are instant-ngp's too."""
     out: Path | None = None

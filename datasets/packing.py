@@ -7,7 +7,6 @@ checksum as it is read, and nothing is decoded or encoded again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -17,8 +16,7 @@ from typing import Any
 from datasets.shard_tables import USER_BLOCK
 from datasets.shard_writer import ShardObject, ShardWriter
 from datasets.shards import ShardError, ShardReader, shard_paths
-from turntable.errors import UserError
-from turntable.files import atomic_path
+from turntable.files import atomic_path, only_run
 
 SHARD_BYTES = 1.5e9
 """A shard is closed when it holds this many bytes, unless the user says otherwise."""
@@ -27,14 +25,7 @@ SHARD_BYTES = 1.5e9
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Keeps other writers out of a folder of shards for as long as this process lives; clears what a killed one left."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another run is writing shards here; wait for it, or use another --out"
-            ) from None
+    with only_run(folder):
         for leftover in folder.glob(".shard-*.tmp"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield

@@ -9,13 +9,10 @@ that are in finished shards already are skipped.
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import contextlib
-import fcntl
 import itertools
 import logging
 import os
-import shutil
 import signal
 import time
 import traceback
@@ -29,6 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets import index
+from datasets.packing import writing
 from datasets.pictures import decode_png
 from datasets.shard_writer import ShardObject
 from datasets.shards import ShardSet, encode_rgba, shard_paths
@@ -41,6 +39,7 @@ from turntable import framing
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, DiskFullError, UserError
 from turntable.files import read_json, write_json
 from turntable.geometry import Geometry
+from turntable.parallel import in_order
 
 logger = logging.getLogger(__name__)
 UPSCALED_TOGETHER = 8
@@ -235,7 +234,7 @@ class Summary:
 
 def fill(config: Filling, source: Source) -> Summary:
     """Does what is missing in `config.out`."""
-    with _locked(config.out):
+    with writing(config.out):
         # Loaded before the folder is taken: what is wrong with them is said while another one can still be chosen.
         upscaler, mattes = config.upscaler(), config.matter().identity
         command_line.claim_folder(config.out, config, set(config.FREE))
@@ -243,8 +242,6 @@ def fill(config: Filling, source: Source) -> Summary:
         if not isinstance(upscaler, upscale.Unchanged):
             # Precision depends on the device, which may change from run to run.
             _claim(config.out / "upscaling.json", "upscaling", {k: upscaler.identity[k] for k in ("name", "sha256")})
-        for leftover in config.out.glob(".shard-*.tmp"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         there = set(ShardSet(config.out).uids) if shard_paths(config.out) else set()
         uids = source.uids()
         missing = [uid for uid in uids if uid not in there]
@@ -272,27 +269,13 @@ def _to_try(config: Filling, uid: str) -> bool:
     return "all" in config.retry or not path.exists() or read_json(path)["reason"] in config.retry
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps a second run out of `folder` for as long as this process lives."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another run is writing shards here; wait for it, or use another --out"
-            ) from None
-        yield
-
-
 def _fill(config: Filling, source: Source, upscaler: Upscaler, uids: list[str], summary: Summary) -> None:
     """Writes the objects `uids`. Ctrl-C closes the shards in hand with what they hold."""
-    upscaler = config.upscaler()
     shards = OpenShards(config.out, config.shard_bytes, config.settings(), summary.shards)
-    results = tqdm(_results(config, source, upscaler, uids), total=len(uids), unit="object", desc="preprocess")
+    made = in_order(lambda uid: attempt(source, uid, config, upscaler), uids, config.threads)
+    results = tqdm(made, total=len(uids), unit="object", desc="preprocess")
     try:
-        with _StopRequest() as stop, contextlib.closing(results):
+        with _StopRequest() as stop, contextlib.closing(made):
             for uid, result in zip(uids, results, strict=True):
                 if isinstance(result, Failure):
                     _report_failure(config, uid, result, summary)
@@ -342,22 +325,6 @@ def _failure_path(config: Filling, uid: str) -> Path:
 def _report_failure(config: Filling, uid: str, failure: Failure, summary: Summary) -> None:
     summary.failed[failure.reason] += 1
     write_json(_failure_path(config, uid), {"uid": uid, "reason": failure.reason, "message": failure.message})
-
-
-def _results(config: Filling, source: Source, upscaler: Upscaler, uids: list[str]) -> Iterator[ShardObject | Failure]:
-    """Every object's result, in order, a bounded number of them ahead of whoever takes them."""
-    # Threads, not processes: decoding, resizing and encoding leave the interpreter's lock, results need not be copied,
-    # and a process that is killed while it hands over a result of megabytes leaves a pool waiting for ever.
-    pool = concurrent.futures.ThreadPoolExecutor(config.threads)
-    try:
-        rest = iter(uids)
-        first = itertools.islice(rest, 2 * config.threads)
-        ahead = collections.deque(pool.submit(attempt, source, uid, config, upscaler) for uid in first)
-        while ahead:
-            yield ahead.popleft().result()
-            ahead.extend(pool.submit(attempt, source, uid, config, upscaler) for uid in [next(rest, None)] if uid)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def run(config: Filling, source: Source) -> int:
