@@ -53,7 +53,6 @@ class Photograph:
     """Degrees by which the camera looks down on the object; the result is turned upright by it."""
 
     def __post_init__(self) -> None:
-        check(self.matte)
         if self.fov is not None and not 0 < self.fov < 180:
             raise ValueError(f"fov must lie in (0, 180) degrees, got {self.fov}")
         if self.distance is not None and not self.distance > 1:
@@ -301,6 +300,7 @@ def folders(pictures: tuple[Path, ...], out: Path) -> list[Path]:
 
 def main() -> int:
     options = config.parse(ReconstructConfig, __doc__ or "")
+    check(options.photograph.matte)
     targets = folders(options.pictures, options.out)
     lrm, extra = load_checkpoint(options.checkpoint, pick_device(options.device))
     failed = 0

@@ -90,6 +90,8 @@ def noise(rng: Rng, side: int = TEXTURE_SIDE) -> np.ndarray:
 
 
 TEXTURES = (noise, cells, checks, stripes, gradient)
+SHARES = (0.3, 0.3, 0.15, 0.15, 0.1)
+"""How often each of them is drawn."""
 
 
 def piece_of(rng: Rng, render: np.ndarray, side: int = TEXTURE_SIDE) -> np.ndarray:
@@ -116,7 +118,7 @@ class Ground:
 def surroundings(rng: Rng, textures: Sequence[np.ndarray], size: int) -> Ground:
     """A flat texture, or a floor in perspective before a wall."""
     picture = _view_of(rng, textures[rng.integers(len(textures))], size)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         return Ground(picture, 0.0)
     horizon = rng.uniform(-0.3, 0.65)
     y, x = (np.mgrid[:size, :size].astype(np.float32) + 0.5) / size
@@ -142,7 +144,7 @@ def placed(rng: Rng, render: np.ndarray, horizon: float, size: int) -> np.ndarra
     """A render's box (h, w, 4) uint8 -> (S, S, 4) float32 premultiplied, somewhere in a picture of some aspect, squashed."""
     aspect = rng.choice([16 / 9, 4 / 3, 1.0, 3 / 4, 9 / 16])
     height, width = render.shape[:2]
-    longer = rng.uniform(0.2, 0.95) * min(aspect, 1) / max(width, height)  # shares of the picture's height, a pixel
+    longer = rng.uniform(0.25, 0.95) * min(aspect, 1) / max(width, height)  # shares of the picture's height, a pixel
     w, h = max(int(size * longer * width / aspect), 4), max(int(size * longer * height), 4)
     colour = render.astype(np.float32) / 255
     colour[..., :3] *= colour[..., 3:]
@@ -184,12 +186,12 @@ def composite(
     ground = surroundings(rng, textures, size)
     front = np.zeros((size, size, 4), np.float32) if render is None else placed(rng, render, ground.horizon, size)
     matte = front[..., 3]
-    behind = relit(rng, ground.picture.clip(0, 1), 1.0) * shadow(rng, matte)[..., None]
-    object_colour = relit(rng, front[..., :3] / np.maximum(matte, 1e-3)[..., None], 1.0)
-    picture = relit(rng, object_colour * matte[..., None] + behind * (1 - matte[..., None]), 0.5)
+    behind = relit(rng, ground.picture.clip(0, 1), 0.7) * shadow(rng, matte)[..., None]
+    object_colour = relit(rng, front[..., :3] / np.maximum(matte, 1e-3)[..., None], 0.6)
+    picture = relit(rng, object_colour * matte[..., None] + behind * (1 - matte[..., None]), 0.3)
     if rng.random() < 0.5:
-        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 1.0))
-    noisy = picture + rng.normal(0, 1, picture.shape).astype(np.float32) * np.float32(rng.uniform(0, 0.04))
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.8))
+    noisy = picture + rng.normal(0, 1, picture.shape).astype(np.float32) * np.float32(rng.uniform(0, 0.025))
     return noisy.clip(0, 1).astype(np.float32), matte.clip(0, 1)
 
 
@@ -200,6 +202,6 @@ def texture_bank(rng: Rng, count: int, renders: Sequence[np.ndarray]) -> list[np
         if number % 5 == 4:
             texture = piece_of(rng, renders[rng.integers(len(renders))])
         else:
-            texture = TEXTURES[rng.integers(len(TEXTURES))](rng)
+            texture = TEXTURES[rng.choice(len(TEXTURES), p=SHARES)](rng)
         bank.append((texture.clip(0, 1) * 255).round().astype(np.uint8))
     return bank

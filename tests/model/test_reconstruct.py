@@ -109,7 +109,7 @@ def test_of_several_pictures_the_bad_are_named_and_the_rest_done(photo, checkpoi
 
 
 def test_a_photo_without_a_matte_goes_through_a_network_given_by_path(checkpoint, photo, tmp_path):
-    bright = write_network(tmp_path / "bright.onnx")
+    bright = write_network(tmp_path / "bright.onnx", gain=30)
     rgba = np.array(Image.open(photo)).astype(float)
     share = rgba[..., 3:] / 255
     opaque = (share * [255, 240, 200] + (1 - share) * 30).astype(np.uint8)
@@ -120,9 +120,10 @@ def test_a_photo_without_a_matte_goes_through_a_network_given_by_path(checkpoint
         frame_photo(opaque, by_network, lrm, extra),
         frame_photo(rgba.astype(np.uint8), Photograph(), lrm, extra),
     )
-    # The disc is 30 pixels wide, its network's outline may lie half a pixel off: so do the frames around it.
+    # The network's edge is soft and so its box a pixel of the photo wider all round. That is a pixel of the 32 × 32 here too, and
+    # the disc's outline is 85 long: 85 / 1024 · 255 = 21 on average. A wrong matte differs by 100.
     difference = np.abs(found.rgba[..., 3].astype(int) - expected.rgba[..., 3])
-    assert difference.mean() < 10
+    assert difference.mean() < 30
     assert reconstruct(tmp_path / "opaque.png", (lrm, extra), by_network, 24, 0.2).faces.shape[0] > 0
     with pytest.raises(UserError, match="no alpha channel"):
         frame_photo(opaque, Photograph(), lrm, extra)
