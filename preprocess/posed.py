@@ -181,7 +181,7 @@ def _found(taken: Taken, lenses: list[Lens], config: PosedConfig, how: str, plai
         return Views(str(scene.folder), record, world_from_camera, intrinsics, pictures)
     cuts = _cuts([lenses[k] for k in used], [shapes[k] for k in used], config)
     record["views"] = [_cut_record(scene.shots[k], cut) for k, cut in zip(used, cuts, strict=True)]
-    pictures = (_square(cut, taken.rgba(k, alphas[k])) for k, cut in zip(used, cuts, strict=True))
+    pictures = (square(cut, taken.rgba(k, alphas[k])) for k, cut in zip(used, cuts, strict=True))
     return Views(str(scene.folder), record, world_from_camera, np.stack([cut.intrinsics for cut in cuts]), pictures)
 
 
@@ -198,7 +198,7 @@ def _cuts(lenses: list[Lens], shapes: list[Outline | None], config: PosedConfig)
     return [Cut(lens, square_of(shape, lens, size), size) for lens, shape in pairs]
 
 
-def _square(cut: Cut, rgba: np.ndarray) -> np.ndarray:
+def square(cut: Cut, rgba: np.ndarray) -> np.ndarray:
     """A picture's square. Colour under transparent pixels must not be mixed in: it is filled up from around first."""
     hidden = (rgba[..., 3] == 0).astype(np.uint8)
     colour = np.ascontiguousarray(rgba[..., :3])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 from datasets import single_camera
 from datasets.captures import CaptureReader, capture_path, parse_geometry, write_capture
 from datasets.export import ExportConfig, export, main
+from datasets.exported import Exported
 from datasets.layout_webdataset import webdataset
 from datasets.pictures import decode_png
 from datasets.shards import ShardReader, ShardSet
@@ -22,7 +26,7 @@ from tests.datasets.export_projections import table
 from tests.datasets.foreign_readers import ForeignView, read_instant_ngp, read_nerfstudio, read_openlrm, read_ply
 from tests.datasets.synthetic import make_capture, uid_of, write_captures
 from turntable import cameras, framing
-from turntable.errors import EXIT_ITEMS_FAILED, UserError
+from turntable.errors import EXIT_ITEMS_FAILED, DiskFullError, UserError
 
 COUNT, VIEWS, SIZE = 3, 4, 48
 
@@ -237,6 +241,25 @@ def test_a_key_of_webdataset_ends_at_a_dot(tmp_path: Path) -> None:
     assert export(config(tmp_path / "shards", "openlrm", tmp_path / "o")).done == 1
 
 
+@pytest.mark.parametrize("layout", ["openlrm", "nerfstudio", "webdataset"])
+def test_a_full_disk_leaves_whole_objects_and_the_same_again_goes_on(
+    shards: Path, tmp_path: Path, small_disk: Path, layout: str
+) -> None:
+    export(config(shards, layout, tmp_path / "whole", tar_bytes=1))
+    whole = content(tmp_path / "whole")
+    # Room for the first object and half of the next.
+    room = int(1.5 * sum(map(len, whole.values())) / COUNT)
+    stand_in = small_disk / "somebody-else"
+    with stand_in.open("wb") as file, contextlib.suppress(OSError):
+        file.write(bytes(shutil.disk_usage(small_disk).free - room))
+    with pytest.raises(DiskFullError):
+        export(config(shards, layout, small_disk / "out", tar_bytes=1))
+    assert not [path for path in (small_disk / "out").iterdir() if path.name.endswith(".tmp")]
+    stand_in.unlink()
+    assert export(config(shards, layout, small_disk / "out", tar_bytes=1)).done <= COUNT
+    assert content(small_disk / "out") == whole
+
+
 def test_nothing_is_enlarged(shards: Path, tmp_path: Path) -> None:
     summary = export(config(shards, "nerfstudio", tmp_path, size=SIZE + 1))
     assert summary.failed == {"too-small": COUNT}
@@ -307,8 +330,6 @@ def test_an_unzipped_capture_with_several_lenses_is_read_rightly_by_nerfstudio(t
     capture.views[1] = views(capture.views[1].world_from_camera, lens, capture.views[1].images)
     path = capture_path(tmp_path, uid_of(0))
     write_capture(path, capture)
-    import zipfile
-
     zipfile.ZipFile(path).extractall(tmp_path / "unzipped")
     with CaptureReader(path) as reader:
         for view, found in enumerate(read_nerfstudio(tmp_path / "unzipped")):
@@ -317,7 +338,5 @@ def test_an_unzipped_capture_with_several_lenses_is_read_rightly_by_nerfstudio(t
 
 
 def test_a_layout_is_a_function_of_the_shard(shards: Path) -> None:
-    from datasets.exported import Exported
-
     reader = ShardReader(next(shards.glob("*.h5")))
     assert webdataset(Exported(reader, 0, None)) == webdataset(Exported(reader, 0, SIZE))

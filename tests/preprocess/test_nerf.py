@@ -21,7 +21,8 @@ from preprocess.colmap import Lens
 from preprocess.nerf import NerfConfig, NerfScenes, preprocess
 from preprocess.openlrm import OpenLRMConfig
 from preprocess.openlrm import preprocess as preprocess_openlrm
-from preprocess.posed import rigid
+from preprocess.posed import rigid, square
+from preprocess.squares import Cut
 from preprocess.transforms import lens as lens_of
 from tests.datasets import blobs, synthetic
 from turntable import cameras, framing
@@ -524,3 +525,17 @@ def test_rotations_of_few_digits_become_rotations_and_exact_ones_stay() -> None:
     rough = rigid(np.round(cameras.homogeneous(exact), 4))
     np.testing.assert_allclose(rough[:, :3].T @ rough[:, :3], np.eye(3), atol=1e-12)
     np.testing.assert_allclose(rough, exact, atol=1e-3)
+
+
+def test_what_is_hidden_under_transparent_pixels_does_not_show_at_edges() -> None:
+    """Green on transparent red: cut out and made smaller, every visible pixel is green."""
+    rgba = np.zeros((60, 90, 4), np.uint8)
+    rgba[..., 0] = 255
+    column, row = np.meshgrid(np.arange(90), np.arange(60))
+    disc = (column - 47.3) ** 2 + (row - 28.6) ** 2 < 17.2**2
+    rgba[disc] = [0, 200, 0, 255]
+    cut = Cut(Lens("PINHOLE", 90, 60, (80.0, 80.0, 45.0, 30.0)), framing.Square(20, 2, 53), 24)
+    found = square(cut, rgba)
+    seen = found[..., 3] > 0
+    assert (found[..., 3] % 255 > 0).sum() > 0  # soft edges there are
+    assert (found[seen][:, :3] == [0, 200, 0]).all()
