@@ -238,7 +238,8 @@ def fill(config: Filling, source: Source) -> Summary:
         # Loaded before the folder is taken: what is wrong with them is said while another one can still be chosen.
         upscaler, mattes = config.upscaler(), config.matter().identity
         command_line.claim_folder(config.out, config, set(config.FREE))
-        _claim(config.out / "matte.json", "mattes", mattes)
+        if mattes["matte"] != "alpha":
+            _claim(config.out / "matting.json", "mattes", mattes)
         if not isinstance(upscaler, upscale.Unchanged):
             # Precision depends on the device, which may change from run to run.
             _claim(config.out / "upscaling.json", "upscaling", {k: upscaler.identity[k] for k in ("name", "sha256")})

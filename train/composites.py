@@ -90,7 +90,7 @@ def noise(rng: Rng, side: int = TEXTURE_SIDE) -> np.ndarray:
 
 
 TEXTURES = (noise, cells, checks, stripes, gradient)
-SHARES = (0.3, 0.3, 0.15, 0.15, 0.1)
+SHARES = (0.3, 0.35, 0.15, 0.1, 0.1)
 """How often each of them is drawn."""
 
 
@@ -144,7 +144,7 @@ def placed(rng: Rng, render: np.ndarray, horizon: float, size: int) -> np.ndarra
     """A render's box (h, w, 4) uint8 -> (S, S, 4) float32 premultiplied, somewhere in a picture of some aspect, squashed."""
     aspect = rng.choice([16 / 9, 4 / 3, 1.0, 3 / 4, 9 / 16])
     height, width = render.shape[:2]
-    longer = rng.uniform(0.25, 0.95) * min(aspect, 1) / max(width, height)  # shares of the picture's height, a pixel
+    longer = rng.uniform(0.3, 0.9) * min(aspect, 1) / max(width, height)  # shares of the picture's height, a pixel
     w, h = max(int(size * longer * width / aspect), 4), max(int(size * longer * height), 4)
     colour = render.astype(np.float32) / 255
     colour[..., :3] *= colour[..., 3:]
@@ -196,10 +196,10 @@ def composite(
 
 
 def texture_bank(rng: Rng, count: int, renders: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """`count` textures (side, side, 3) uint8, a fifth of them pieces of renders."""
+    """`count` textures (side, side, 3) uint8, an eighth of them pieces of renders."""
     bank = []
     for number in range(count):
-        if number % 5 == 4:
+        if number % 8 == 7:
             texture = piece_of(rng, renders[rng.integers(len(renders))])
         else:
             texture = TEXTURES[rng.choice(len(TEXTURES), p=SHARES)](rng)

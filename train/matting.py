@@ -34,6 +34,8 @@ from turntable.report import contact_sheet, encode_picture
 STATE = "state.pt"
 SIZE = REMBG_SIZE // 2
 """Pixels, the side at which the network works."""
+EARLY_SIZE = 96
+"""Pixels, the side of the pictures it first learns from."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,10 @@ class MattingTraining:
     """Channels of the network's levels, the finest first."""
     leave_out: tuple[str, ...] = ()
     """Uids of objects not to learn from, because mattes of them will be judged."""
-    steps: int = 1500
+    steps: int = 4000
     """Optimiser steps of the whole run."""
+    early_share: float = 0.8
+    """Share of the steps, the first ones, in which pictures have 96² pixels: a step takes a third of the time there."""
     batch: int = 16
     """Pictures a step."""
     learning_rate: float = 3e-3
@@ -70,8 +74,8 @@ class MattingTraining:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.textures, self.views, self.save_every, self.threads) < 1:
             raise ValueError("steps, batch, textures, views, save_every and threads must be at least 1")
-        if not 0 <= self.empty_share < 1:
-            raise ValueError(f"empty_share must lie in [0, 1), got {self.empty_share}")
+        if not (0 <= self.empty_share < 1 and 0 <= self.early_share <= 1):
+            raise ValueError(f"empty_share and early_share are shares, got {self.empty_share} and {self.early_share}")
 
     @property
     def schedule(self) -> Schedule:
@@ -105,7 +109,8 @@ class Batches:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """(N, 3, S, S) in [0, 1] and (N, 1, S, S) mattes."""
         rng = np.random.default_rng([self.config.seed, 1, step])
-        pairs = [composite(rng, self._render(rng), self.textures, SIZE) for _ in range(self.config.batch)]
+        size = EARLY_SIZE if step < self.config.early_share * self.config.steps else SIZE
+        pairs = [composite(rng, self._render(rng), self.textures, size) for _ in range(self.config.batch)]
         pictures, mattes = (np.stack(parts) for parts in zip(*pairs, strict=True))
         return torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()), torch.from_numpy(mattes)[:, None]
 

@@ -98,7 +98,7 @@ def test_a_shard_holds_what_the_captures_hold(captures: Path, tmp_path: Path) ->
                 assert reader.encoded("depth", 32, number, view).tobytes() == capture.encoded("depth", view)
                 assert reader.encoded("normal", 32, number, view).tobytes() == capture.encoded("normal", view)
     written = {path.name for path in tmp_path.iterdir()}
-    assert written == {"shard-000000.h5", "index.json", "config.json", "matte.json", ".lock"}
+    assert written == {"shard-000000.h5", "index.json", "config.json", ".lock"}
 
 
 def test_bytes_do_not_depend_on_the_number_of_threads(captures: Path, tmp_path: Path) -> None:
