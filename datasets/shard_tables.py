@@ -5,6 +5,7 @@ Whatever is found here is a promise to the reader: tables that fit their checksu
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from dataclasses import dataclass, field
@@ -69,6 +70,11 @@ class Tables:
     records: Blobs
     images: dict[tuple[str, int], Blobs]
     geometry: dict[str, Rows] = field(default_factory=dict)
+
+    @functools.cached_property
+    def sizes(self) -> list[int]:
+        """Sizes of the `rgba` pictures, ascending, pixels."""
+        return sorted(size for name, size in self.images if name == "rgba")
 
     @property
     def bytes(self) -> int:

@@ -147,7 +147,7 @@ class ShardReader:
     @property
     def sizes(self) -> list[int]:
         """Sizes of the `rgba` pictures, ascending, pixels."""
-        return [size for name, size in self.layout if name == "rgba"]
+        return list(self._tables.sizes)
 
     @property
     def has_geometry(self) -> bool:
@@ -202,7 +202,8 @@ class ShardReader:
 
     def stored_size(self, size: int) -> int:
         """The smallest stored picture size that is at least `size`, else the largest."""
-        return min((s for s in self.sizes if s >= size), default=max(self.sizes))
+        sizes = self._tables.sizes
+        return sizes[min(bisect.bisect_left(sizes, size), len(sizes) - 1)]
 
     def picture(self, index: int, view: int, size: int) -> np.ndarray:
         """(size, size, 4) uint8 straight alpha, sRGB; decoded from the smallest stored size that serves, resized if it must be."""

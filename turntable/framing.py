@@ -110,5 +110,7 @@ def has_matte(rgba: np.ndarray) -> bool:
 
 def on_background(rgba: np.ndarray, colour: float = 1.0) -> np.ndarray:
     """(H, W, 4) uint8 straight alpha -> (H, W, 3) float32 in [0, 1] over a grey `colour`. Porter & Duff 1984, "over"."""
-    picture = rgba.astype(np.float32) / 255
-    return picture[..., :3] * picture[..., 3:] + colour * (1 - picture[..., 3:])
+    # A plane at a time: numpy is ten times as slow over a last axis of three.
+    *planes, alpha = (plane.astype(np.float32) / 255 for plane in cv2.split(np.ascontiguousarray(rgba)))
+    behind = colour * (1 - alpha)
+    return cv2.merge([plane * alpha + behind for plane in planes])
