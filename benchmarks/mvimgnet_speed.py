@@ -13,10 +13,8 @@ import platform
 import shlex
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from benchmarks import child
 from preprocess.colmap import read_model
 from turntable import config as command_line
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, UserError
@@ -92,27 +91,20 @@ def measure(options: SpeedBenchmark, folder: Path, count: int) -> dict[str, Any]
         place.mkdir(parents=True)
         for number in range(count):
             (place / f"c{number:05}").symlink_to(target)
-    command = [sys.executable, "-m", "preprocess.mvimgnet", "--root", str(root), "--out", str(out)]
-    command += ["--max-reprojection", str(3 * options.enlarge)]  # errors grow with the pixels
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [*command, "--threads", str(options.threads)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, status, used = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    if os.waitstatus_to_exitcode(status):
-        raise UserError(f"{shlex.join(command)} failed; run it by hand on {options.root}")
+    words = ["--root", root, "--out", out, "--threads", options.threads]
+    words += ["--max-reprojection", 3 * options.enlarge]  # errors grow with the pixels
+    used = child.run("preprocess.mvimgnet", words)
     size = sum(path.stat().st_size for path in out.glob("shard-*.h5")) / count
     shutil.rmtree(out)
     rate = {
-        "scenes_per_minute": round(60 * count / seconds, 2),
-        "cpu_seconds_a_scene": round((used.ru_utime + used.ru_stime) / count, 2),
+        "scenes_per_minute": round(60 * count / used.seconds, 2),
+        "cpu_seconds_a_scene": round(used.cpu_seconds / count, 2),
     }
     return {
         "scenes": count,
-        "seconds": round(seconds, 1),
+        "seconds": round(used.seconds, 1),
         **rate,
-        "peak_mb": round(used.ru_maxrss / 1024),
+        "peak_mb": round(used.peak_mb),
         "shard_mb_a_scene": round(size / 1e6, 2),
     }
 
