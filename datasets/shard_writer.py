@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import h5py
 import numpy as np
 
 from datasets.shard_tables import COLOUR, CONVENTION, FORMAT, FORMAT_VERSION, GEOMETRY_PARTS, USER_BLOCK, user_block
-from turntable.files import atomic_path, disk_errors
+from turntable.files import atomic_path, disk_errors, is_local
 from turntable.geometry import Geometry, pack_solid
 
 _STORED = {"points": "<f4", "normals": "<f2", "solid": "u1"}
@@ -56,7 +57,8 @@ class ShardWriter:
         self.layout: tuple[Any, ...] | None = None
         self.size = 0
         """Bytes taken so far, without tables."""
-        self._folder = spool_folder(path)
+        # Pieces are spooled beside the shard to come, where there is room for it; for one at a URL, among temporary files.
+        self._folder = spool_folder(path) if is_local(path) else Path(tempfile.mkdtemp(prefix="turntable-shard-"))
         self._spools: dict[str, _Spool] = {}
         self._cameras: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 

@@ -103,10 +103,14 @@ def preprocess(config: PreprocessConfig) -> filling.Summary:
     return filling.fill(config, Captures(config.captures, config.matter()))
 
 
+COMMAND = filling.Command(
+    "preprocess.captures", PreprocessConfig, lambda config: Captures(config.captures, config.matter())
+)
+
+
 def main() -> int:
     """The command."""
-    config = command_line.parse(PreprocessConfig, "Turn captures into shards.")
-    return filling.run(config, Captures(config.captures, config.matter()))
+    return COMMAND.main("Turn captures into shards.")
 
 
 if __name__ == "__main__":

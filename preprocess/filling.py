@@ -16,10 +16,11 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -32,16 +33,20 @@ from datasets.shard_writer import ShardObject
 from datasets.shards import ShardSet, encode_rgba, shard_paths
 from preprocess import consistency, matte, tiles, upscale
 from preprocess.matte import Device, Matter
-from preprocess.open_shards import OpenShards
+from preprocess.open_shards import OpenShards, names_after
 from preprocess.upscale import Upscaler
 from turntable import config as command_line
 from turntable import framing
+from turntable.cluster import ClusterConfig
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, DiskFullError, UserError
-from turntable.files import read_json, write_json
+from turntable.files import is_local, listing, read_json, write_json
 from turntable.geometry import Geometry
+from turntable.jobs import Limits
+from turntable.outcomes import failure_path, read_failures
 from turntable.parallel import in_order
 
 logger = logging.getLogger(__name__)
+Config = TypeVar("Config", bound="Filling")
 UPSCALED_TOGETHER = 8
 """Views that go through an upscaler at once; a GPU is idle between single ones."""
 
@@ -50,8 +55,8 @@ UPSCALED_TOGETHER = 8
 class Filling:
     """How objects are stored. The same command again adds what is missing."""
 
-    out: Path
-    """Folder of shards."""
+    out: command_line.Location
+    """Folder of shards; with --processes or --ray also a URL that fsspec knows (s3://bucket/shards)."""
     sizes: tuple[int, ...] = (512, 256, 128)
     """Sides of the stored pictures, pixels. Those above the pictures' own size are left out; below the smallest, their own size."""
     upscale: str = "none"
@@ -69,11 +74,20 @@ class Filling:
     """A shard is closed when it holds this many bytes."""
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Objects worked on at the same time."""
+    processes: int = 0
+    """Processes of this machine that each write shards of their own, and share its cores; 0: threads of this one do it all."""
+    objects_per_job: int = 128
+    """Objects that such a process is handed at a time. They fill a shard, or a few where they need more than --shard-bytes."""
+    limits: Limits = field(default_factory=Limits)
+    """What such a process may take; the times are for one object."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """Many machines, with such processes on each."""
     retry: tuple[str, ...] = ("all",)
     """Reasons of earlier failures to try again; `none` passes over all that failed before."""
 
     FREE: ClassVar[frozenset[str]] = frozenset(
         {"out", "shard_bytes", "threads", "retry", "matte_device", "upscale_device", "upscale_tile"}
+        | {"processes", "objects_per_job", "limits", "cluster"}
     )
     """Fields that may differ between the runs that fill one folder: they change no object's content."""
 
@@ -82,6 +96,12 @@ class Filling:
             raise ValueError(f"sizes must be positive, got {self.sizes}")
         if self.shard_bytes < 1 or self.threads < 1:
             raise ValueError(f"shard_bytes and threads must be at least 1, got {self.shard_bytes} and {self.threads}")
+        if self.processes < 0 or self.objects_per_job < 1:
+            raise ValueError(
+                f"processes must be 0 or more, objects_per_job 1 or more, got {self.processes} and {self.objects_per_job}"
+            )
+        if self.processes and self.cluster.ray:
+            raise ValueError("--processes are of this machine, --ray hands its work to others; name one of them")
         if self.upscale_tile < 0:
             raise ValueError(f"upscale_tile must be 0 or more pixels, got {self.upscale_tile}")
         upscale.check(self.upscale)
@@ -188,6 +208,14 @@ class Failure:
     message: str
 
 
+@dataclass(frozen=True)
+class Laid:
+    """An object that lies in a shard."""
+
+    empty_views: int
+    """Its views in which nothing is seen."""
+
+
 def attempt(source: Source, uid: str, config: Filling, upscaler: Upscaler) -> ShardObject | Failure:
     """An object as a shard stores it, or what is wrong with it."""
     try:
@@ -214,6 +242,10 @@ class Summary:
     """Reason -> objects."""
     passed_over: int = 0
     """Objects that failed before and were not tried again."""
+    failed_before: frozenset[str] = frozenset()
+    """Objects that failed before."""
+    left: int = 0
+    """Objects of jobs that were lost with their workers or on the way to a URL; the next run does them."""
     empty_views: int = 0
     """Views, of the objects done, in which nothing is seen."""
     shards: list[str] = field(default_factory=list)
@@ -227,14 +259,22 @@ class Summary:
             lines.append(f"{self.empty_views} of their views show nothing")
         for reason, count in sorted(self.failed.items()):
             lines.append(f"{count} {self.plural} could not be used: {reason}, see failures/")
+        if self.left:
+            lines.append(f"{self.left} were not reached, see jobs/failures/; the same command does them")
         if self.passed_over:
             lines.append(f"{self.passed_over} failed before and were not tried again (--retry all tries them)")
         return "\n".join(lines)
 
 
-def fill(config: Filling, source: Source) -> Summary:
-    """Does what is missing in `config.out`."""
-    with writing(config.out):
+Lay = Callable[["Filling", Source, Upscaler, list[str], Summary], None]
+"""Lays the objects of those uids into shards, and notes in the summary what becomes of each."""
+
+
+def fill(config: Filling, source: Source, lay: Lay | None = None) -> Summary:
+    """Does what is missing in `config.out`, with threads of this process unless `lay` has another way."""
+    if not lay and not is_local(config.out):
+        raise UserError(f"--out {config.out}: threads of one process write into a folder; add --processes 1, or more")
+    with writing(config.out) if is_local(config.out) else contextlib.nullcontext():
         # Loaded before the folder is taken: what is wrong with them is said while another one can still be chosen.
         upscaler, mattes = config.upscaler(), config.matter().identity
         command_line.claim_folder(config.out, config, set(config.FREE))
@@ -243,13 +283,17 @@ def fill(config: Filling, source: Source) -> Summary:
         if not isinstance(upscaler, upscale.Unchanged):
             # Precision depends on the device, which may change from run to run.
             _claim(config.out / "upscaling.json", "upscaling", {k: upscaler.identity[k] for k in ("name", "sha256")})
+        present = listing(config.out)
         there = set(ShardSet(config.out).uids) if shard_paths(config.out) else set()
         uids = source.uids()
         missing = [uid for uid in uids if uid not in there]
-        todo = [uid for uid in missing if _to_try(config, uid)]
-        summary = Summary(source.plural, skipped=len(uids) - len(missing), passed_over=len(missing) - len(todo))
+        failures = read_failures(config.out, present)
+        again = {uid for uid, record in failures.items() if {"all", record["reason"]} & {*config.retry}}
+        todo = [uid for uid in missing if uid not in failures or uid in again]
+        counts = {"skipped": len(uids) - len(missing), "passed_over": len(missing) - len(todo)}
+        summary = Summary(source.plural, failed_before=frozenset(failures), **counts)
         if todo:
-            _fill(config, source, upscaler, todo, summary)
+            (lay or _fill)(config, source, upscaler, todo, summary)
         if shard_paths(config.out) and not index.is_current(config.out):
             index.write_index(config.out)
         return summary
@@ -265,26 +309,15 @@ def _claim(path: Path, what: str, identity: dict[str, Any]) -> None:
     write_json(path, identity)
 
 
-def _to_try(config: Filling, uid: str) -> bool:
-    path = _failure_path(config, uid)
-    return "all" in config.retry or not path.exists() or read_json(path)["reason"] in config.retry
-
-
 def _fill(config: Filling, source: Source, upscaler: Upscaler, uids: list[str], summary: Summary) -> None:
     """Writes the objects `uids`. Ctrl-C closes the shards in hand with what they hold."""
-    shards = OpenShards(config.out, config.shard_bytes, config.settings(), summary.shards)
-    made = in_order(lambda uid: attempt(source, uid, config, upscaler), uids, config.threads)
+    shards = OpenShards(config.out, names_after(config.out), config.shard_bytes, config.settings(), summary.shards)
+    made = laid_out(config, source, upscaler, uids, shards)
     results = tqdm(made, total=len(uids), unit="object", desc="preprocess")
     try:
         with _StopRequest() as stop, contextlib.closing(made):
-            for uid, result in zip(uids, results, strict=True):
-                if isinstance(result, Failure):
-                    _report_failure(config, uid, result, summary)
-                else:
-                    shards.add(result)
-                    summary.done += 1
-                    summary.empty_views += int((~result.matte_box.any(axis=1)).sum())
-                    _failure_path(config, uid).unlink(missing_ok=True)
+            for uid, result in results:
+                note(config, uid, result, summary)
                 if stop.asked:
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -294,6 +327,33 @@ def _fill(config: Filling, source: Source, upscaler: Upscaler, uids: list[str], 
         shards.discard()
         raise
     shards.close()
+
+
+def laid_out(
+    config: Filling, source: Source, upscaler: Upscaler, uids: Sequence[str], shards: OpenShards
+) -> Generator[tuple[str, Laid | Failure], None, None]:
+    """Lays objects into shards, in order -> (uid, what became of it), as they go."""
+    work = partial(attempt, source, config=config, upscaler=upscaler)
+    with contextlib.closing(in_order(work, uids, config.threads)) as results:
+        for uid, result in zip(uids, results, strict=True):
+            if isinstance(result, Failure):
+                yield uid, result
+            else:
+                shards.add(result)
+                yield uid, Laid(int((~result.matte_box.any(axis=1)).sum()))
+
+
+def note(config: Filling, uid: str, result: Laid | Failure, summary: Summary) -> None:
+    """Counts an object, and keeps its failure's record up to date."""
+    path = failure_path(config.out, uid)
+    if isinstance(result, Failure):
+        summary.failed[result.reason] += 1
+        write_json(path, {"uid": uid, "reason": result.reason, "message": result.message})
+    else:
+        summary.done += 1
+        summary.empty_views += result.empty_views
+        if uid in summary.failed_before:
+            path.unlink(missing_ok=True)
 
 
 class _StopRequest(contextlib.AbstractContextManager["_StopRequest"]):
@@ -319,19 +379,23 @@ class _StopRequest(contextlib.AbstractContextManager["_StopRequest"]):
         signal.signal(number, signal.default_int_handler)
 
 
-def _failure_path(config: Filling, uid: str) -> Path:
-    return config.out / "failures" / f"{uid}.json"
+@dataclass(frozen=True)
+class Command(Generic[Config]):
+    """A command of preprocessing, so that a process elsewhere can be told to do a part of it."""
 
+    module: str
+    """Where it stands, under the name `COMMAND`: preprocess.captures, …"""
+    config: type[Config]
+    source: Callable[[Config], Source]
 
-def _report_failure(config: Filling, uid: str, failure: Failure, summary: Summary) -> None:
-    summary.failed[failure.reason] += 1
-    write_json(_failure_path(config, uid), {"uid": uid, "reason": failure.reason, "message": failure.message})
+    def main(self, description: str) -> int:
+        """Runs it as the command line says: prints its summary, returns its exit code."""
+        from preprocess import workforce
 
-
-def run(config: Filling, source: Source) -> int:
-    """`fill` as a command: prints its summary, returns its exit code."""
-    start = time.monotonic()
-    cv2.setNumThreads(1)  # the threads are ours; OpenCV's own would only get in their way
-    summary = fill(config, source)
-    print(summary.text(time.monotonic() - start))
-    return EXIT_ITEMS_FAILED if summary.failed else EXIT_OK
+        start = time.monotonic()
+        cv2.setNumThreads(1)  # the threads are ours; OpenCV's own would only get in their way
+        config = command_line.parse(self.config, description)
+        by_workers = config.processes or config.cluster.ray
+        summary = fill(config, self.source(config), workforce.laying(self.module) if by_workers else None)
+        print(summary.text(time.monotonic() - start))
+        return EXIT_ITEMS_FAILED if summary.failed or summary.left else EXIT_OK

@@ -235,10 +235,12 @@ def _listed(scenes: list[Scene], path: Path) -> list[Scene]:
     return chosen
 
 
+COMMAND = filling.Command("preprocess.mvimgnet", MVImgNetConfig, MVImgNet)
+
+
 def main() -> int:
     """The command."""
-    config = command_line.parse(MVImgNetConfig, "Turn object videos of MVImgNet into shards.")
-    return filling.run(config, MVImgNet(config))
+    return COMMAND.main("Turn object videos of MVImgNet into shards.")
 
 
 if __name__ == "__main__":

@@ -67,10 +67,12 @@ def preprocess(config: NerfConfig) -> filling.Summary:
     return filling.fill(config, NerfScenes(config, config.matter()))
 
 
+COMMAND = filling.Command("preprocess.nerf", NerfConfig, lambda config: NerfScenes(config, config.matter()))
+
+
 def main() -> int:
     """The command."""
-    config = command_line.parse(NerfConfig, "Turn folders with a transforms.json into shards.")
-    return filling.run(config, NerfScenes(config, config.matter()))
+    return COMMAND.main("Turn folders with a transforms.json into shards.")
 
 
 if __name__ == "__main__":

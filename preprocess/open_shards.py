@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,38 @@ MOST_OPEN = 8
 """Layouts that are kept open; each takes a handful of files. Beyond, the one begun first is closed, however little it holds."""
 
 
+def number_of(path: Path) -> int | None:
+    """The number in a shard's name, `shard-000012.h5` or `shard-000012-01.h5`; None where somebody gave it another name."""
+    number = path.stem.removeprefix("shard-").partition("-")[0]
+    return int(number) if number.isdigit() else None
+
+
+def next_number(folder: Path) -> int:
+    """One more than the highest number in use."""
+    return max((number_of(path) or 0 for path in shard_paths(folder)), default=-1) + 1
+
+
+def names_after(folder: Path) -> Iterator[str]:
+    """Names of shards to come: shard-000012.h5, shard-000013.h5, …"""
+    return (f"shard-{number:06d}.h5" for number in itertools.count(next_number(folder)))
+
+
+def names_under(number: int, taken: set[str]) -> Iterator[str]:
+    """Names of shards under one number, which nobody else uses: shard-000012.h5, shard-000012-01.h5, … without those taken."""
+    parts = ("" if part == 0 else f"-{part:02d}" for part in itertools.count())
+    return (name for part in parts if (name := f"shard-{number:06d}{part}.h5") not in taken)
+
+
 class OpenShards:
     """One unfinished shard for every layout; what is laid into them, and in which order, alone decides their bytes."""
 
-    def __init__(self, folder: Path, shard_bytes: float, settings: dict[str, Any], finished: list[str]) -> None:
-        """`finished` gets the names of the shards that are closed."""
-        self._folder, self._shard_bytes, self._settings = folder, shard_bytes, settings
+    def __init__(
+        self, folder: Path, names: Iterator[str], shard_bytes: float, settings: dict[str, Any], finished: list[str]
+    ) -> None:
+        """`names` are the shards' names to come; `finished` gets the names of those that are closed."""
+        self._folder, self._names, self._shard_bytes, self._settings = folder, names, shard_bytes, settings
         self._finished = finished
         self._writers: dict[tuple[Any, ...], ShardWriter] = {}
-        numbers = [int(path.stem[6:]) for path in shard_paths(folder) if path.stem[6:].isdigit()]
-        self._next = max(numbers, default=-1) + 1
 
     def add(self, item: ShardObject) -> None:
         """Lays an object into the open shard of its layout, or into a new one where there is none or that is full."""
@@ -33,9 +57,7 @@ class OpenShards:
         if writer is None:
             if len(self._writers) == MOST_OPEN:
                 self._close(next(iter(self._writers)))
-            path = self._folder / f"shard-{self._next:06d}.h5"
-            writer = self._writers[item.layout] = ShardWriter(path, self._settings)
-            self._next += 1
+            writer = self._writers[item.layout] = ShardWriter(self._folder / next(self._names), self._settings)
         writer.add(item)
 
     def close(self) -> None:

@@ -159,10 +159,12 @@ def preprocess(config: OpenLRMConfig) -> filling.Summary:
     return filling.fill(config, OpenLRMFolders(config, config.matter()))
 
 
+COMMAND = filling.Command("preprocess.openlrm", OpenLRMConfig, lambda config: OpenLRMFolders(config, config.matter()))
+
+
 def main() -> int:
     """The command."""
-    config = command_line.parse(OpenLRMConfig, "Turn OpenLRM's folders into shards.")
-    return filling.run(config, OpenLRMFolders(config, config.matter()))
+    return COMMAND.main("Turn OpenLRM's folders into shards.")
 
 
 if __name__ == "__main__":

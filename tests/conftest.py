@@ -8,10 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+SMALL_NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+"""A node of a Ray cluster, on this machine beside others."""
 
 
 def hear_interrupts() -> None:
@@ -57,3 +60,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"needs a mounted tmpfs to fill ({mount.stderr.strip() or 'mount failed'})")
     yield folder
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Any]:
+    """A head on which nothing runs."""
+    utils = pytest.importorskip("ray.cluster_utils", reason="needs ray")
+    # Ray takes most of a minute to be sure that a machine is gone, which here is the test's time.
+    quick = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}
+    made = utils.Cluster(initialize_head=True, head_node_args=SMALL_NODE | {"num_cpus": 0, "_system_config": quick})
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture
+def cluster(head: Any) -> Iterator[Any]:
+    """A cluster to which the test adds nodes."""
+    yield head
+    for node in list(head.worker_nodes):
+        head.remove_node(node, allow_graceful=False)

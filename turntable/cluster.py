@@ -26,7 +26,7 @@ PYTHON = "python"
 """As a command's first word: the Python of the node that runs it."""
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
-_CODE = ("turntable", "datasets", "render")
+_CODE = ("turntable", "datasets", "render", "preprocess")
 """Rooms whose code a node must have as the driver has it."""
 _MOST_FAILED_PLACES = 3
 """Actors in a row that die before they are ready; then the worker is given up."""

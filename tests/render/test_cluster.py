@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +22,10 @@ import pytest
 
 from datasets.captures import capture_paths
 from datasets.objaverse import Objaverse
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SMALL_NODE
 from tests.render.models import bracket, write_cache
 
 QUICK = ["--views", "2", "--resolution", "32", "--samples", "1"]
-SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[Any]:
-    """A head on which nothing runs."""
-    utils = pytest.importorskip("ray.cluster_utils", reason="needs ray")
-    # Ray takes most of a minute to be sure that a machine is gone, which here is the test's time.
-    quick = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}
-    made = utils.Cluster(initialize_head=True, head_node_args=SMALL | {"num_cpus": 0, "_system_config": quick})
-    yield made
-    made.shutdown()
-
-
-@pytest.fixture
-def cluster(head: Any) -> Iterator[Any]:
-    """A cluster to which the test adds nodes."""
-    yield head
-    for node in list(head.worker_nodes):
-        head.remove_node(node, allow_graceful=False)
 
 
 def start(cluster: Any, cache: Path, uids: Path, out: Path, *options: str) -> subprocess.Popen[str]:
@@ -75,7 +54,7 @@ def render_with_dying_nodes(
     cluster: Any, cache: Path, uids: list[str], folder: Path, deaths: int = 1, births: int = 0
 ) -> tuple[dict[str, Any], str]:
     """Renders `uids` on two nodes; half-way kills so many and adds others -> the run's summary and what it printed."""
-    nodes = [cluster.add_node(**SMALL) for _ in range(2)]
+    nodes = [cluster.add_node(**SMALL_NODE) for _ in range(2)]
     listed = folder / "list.txt"
     listed.write_text("\n".join(uids))
     process = start(cluster, cache, listed, folder / "out")
@@ -83,7 +62,7 @@ def render_with_dying_nodes(
     for node in nodes[:deaths]:
         cluster.remove_node(node, allow_graceful=False)
     for _ in range(births):
-        cluster.add_node(**SMALL)
+        cluster.add_node(**SMALL_NODE)
     said, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
     return json.loads((folder / "out" / "summary.json").read_text()), said + errors
@@ -119,7 +98,7 @@ def test_nodes_die_another_joins_and_all_arrives(cluster: Any, tmp_path: Path) -
 def test_an_interrupted_run_leaves_no_renderer_behind(cluster: Any, tmp_path: Path) -> None:
     models = {f"{index:02x}bracket": bracket(1 + index / 10).data() for index in range(30)}
     cache = write_cache(tmp_path / "cache", models)
-    cluster.add_node(**SMALL)
+    cluster.add_node(**SMALL_NODE)
     (tmp_path / "list.txt").write_text("\n".join(models))
     process = start(cluster, cache, tmp_path / "list.txt", tmp_path / "out")
     wait_for(1, tmp_path / "out", process)
@@ -152,7 +131,7 @@ if __name__ == "__main__":
     from ray.cluster_utils import Cluster
 
     cache, count = Path(sys.argv[1]), int(sys.argv[2])
-    made = Cluster(initialize_head=True, head_node_args=SMALL | {"num_cpus": 0})
+    made = Cluster(initialize_head=True, head_node_args=SMALL_NODE | {"num_cpus": 0})
     with tempfile.TemporaryDirectory() as folder:
         chosen = Objaverse(cache).select(None)[:: 632 // count][:count]
         summary, said = render_with_dying_nodes(made, cache, chosen, Path(folder))
