@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
@@ -23,8 +22,8 @@ from turntable.errors import EXIT_OK, UserError
 class BrowseConfig:
     """Opens a page at http://127.0.0.1:8080 that shows captures or shards; Ctrl-C ends it."""
 
-    path: tyro.conf.Positional[Path]
-    """A capture, a folder of captures, a shard or a folder of shards."""
+    path: tyro.conf.Positional[command_line.Location]
+    """A capture, a folder of captures, a shard, or a folder of shards, which may also be a URL that fsspec knows."""
     uid: str | None = None
     """The object shown first; default: the first."""
     host: str = "127.0.0.1"

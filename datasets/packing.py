@@ -31,10 +31,20 @@ def writing(folder: Path) -> Iterator[None]:
         yield
 
 
+def number_of(path: Path) -> int | None:
+    """The number in a shard's name, `shard-000012.h5` or `shard-000012-01.h5`; None where somebody gave it another name."""
+    number = path.stem.removeprefix("shard-").partition("-")[0]
+    return int(number) if number.isdigit() else None
+
+
+def next_number(folder: Path) -> int:
+    """One more than the highest number in use."""
+    return max((number_of(path) or 0 for path in shard_paths(folder)), default=-1) + 1
+
+
 def next_shard(folder: Path) -> Path:
     """The name after the highest number in use."""
-    numbers = [int(path.stem.removeprefix("shard-")) for path in shard_paths(folder) if path.stem[6:].isdigit()]
-    return folder / f"shard-{max(numbers, default=-1) + 1:06d}.h5"
+    return folder / f"shard-{next_number(folder):06d}.h5"
 
 
 class Packer:

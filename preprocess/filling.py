@@ -290,8 +290,8 @@ def fill(config: Filling, source: Source, lay: Lay | None = None) -> Summary:
         failures = read_failures(config.out, present)
         again = {uid for uid, record in failures.items() if {"all", record["reason"]} & {*config.retry}}
         todo = [uid for uid in missing if uid not in failures or uid in again]
-        counts = {"skipped": len(uids) - len(missing), "passed_over": len(missing) - len(todo)}
-        summary = Summary(source.plural, failed_before=frozenset(failures), **counts)
+        summary = Summary(source.plural, skipped=len(uids) - len(missing), failed_before=frozenset(failures))
+        summary.passed_over = len(missing) - len(todo)
         if todo:
             (lay or _fill)(config, source, upscaler, todo, summary)
         if shard_paths(config.out) and not index.is_current(config.out):

@@ -8,22 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from datasets.packing import next_number
 from datasets.shard_writer import ShardObject, ShardWriter
-from datasets.shards import shard_paths
 
 MOST_OPEN = 8
 """Layouts that are kept open; each takes a handful of files. Beyond, the one begun first is closed, however little it holds."""
-
-
-def number_of(path: Path) -> int | None:
-    """The number in a shard's name, `shard-000012.h5` or `shard-000012-01.h5`; None where somebody gave it another name."""
-    number = path.stem.removeprefix("shard-").partition("-")[0]
-    return int(number) if number.isdigit() else None
-
-
-def next_number(folder: Path) -> int:
-    """One more than the highest number in use."""
-    return max((number_of(path) or 0 for path in shard_paths(folder)), default=-1) + 1
 
 
 def names_after(folder: Path) -> Iterator[str]:

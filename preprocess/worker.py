@@ -14,9 +14,10 @@ from typing import Any
 
 import cv2
 
+from datasets.packing import number_of
 from datasets.shards import ShardSet, shard_paths
 from preprocess.filling import Command, Failure, Filling, Source, laid_out
-from preprocess.open_shards import OpenShards, names_under, number_of
+from preprocess.open_shards import OpenShards, names_under
 from preprocess.upscale import Upscaler
 from turntable.config import restored
 from turntable.files import UploadError
@@ -53,18 +54,18 @@ def do_job(
 def main() -> None:
     """`python -m preprocess.worker preprocess.captures '{…}'`: the command's module, and its configuration as JSON."""
     module, values = sys.argv[1:]
-    prepared: list[Any] = []
+    prepared: list[tuple[Filling, Source, Upscaler]] = []
 
     def prepare() -> dict[str, Any]:
         cv2.setNumThreads(1)
         command: Command[Any] = importlib.import_module(module).COMMAND
         config = restored(command.config, json.loads(values))
         upscaler = config.upscaler()
-        prepared[:] = [config, command.source(config), upscaler]
+        prepared.append((config, command.source(config), upscaler))
         # A node with other networks under the same names is refused.
         return {"matte": config.matter().identity, "upscaling": upscaler.identity.get("sha256")}
 
-    serve(lambda job, beat: do_job(*prepared, job, beat), prepare)
+    serve(lambda job, beat: do_job(*prepared[0], job, beat), prepare)
 
 
 if __name__ == "__main__":

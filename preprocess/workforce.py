@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets.packing import next_number
 from preprocess.filling import Failure, Filling, Laid, Lay, Source, Summary, note
-from preprocess.open_shards import next_number
 from preprocess.upscale import Upscaler
 from turntable import outcomes
 from turntable.cluster import PYTHON, Cluster, make_order
@@ -137,11 +137,12 @@ def _halving(workers: Sequence[AnyWorker], told: Callable[[dict[str, Any]], None
 
 def command(python: str, module: str, config: Filling, threads: int) -> list[str]:
     """How to start a worker. Its paths are absolute: it may run elsewhere."""
-    paths = {
-        name: value.absolute() for name, value in vars(config).items() if isinstance(value, Path) and is_local(value)
-    }
     # One process as far as it knows itself: what it writes is decided by the job.
     alone = dataclasses.replace(
-        config, threads=threads, processes=0, cluster=dataclasses.replace(config.cluster, ray=""), **paths
+        config, threads=threads, processes=0, cluster=dataclasses.replace(config.cluster, ray="")
     )
-    return [python, "-m", "preprocess.worker", module, json.dumps(resolved(alone))]
+    values = resolved(alone)
+    for name, value in vars(alone).items():
+        if isinstance(value, Path) and is_local(value):
+            values[name] = str(value.absolute())
+    return [python, "-m", "preprocess.worker", module, json.dumps(values)]

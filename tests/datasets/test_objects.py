@@ -18,7 +18,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Three captures, and their shard."""
     root = tmp_path_factory.mktemp("objects")
     synthetic.write_captures(root / "captures", 3, views=2, resolution=32)
-    config = preprocess.PreprocessConfig(root / "captures", root / "shards", sizes=(32, 16), threads=1)
+    config = preprocess.PreprocessConfig(captures=root / "captures", out=root / "shards", sizes=(32, 16), threads=1)
     preprocess.preprocess(config)
     return root / "captures", root / "shards"
 

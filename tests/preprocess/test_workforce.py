@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import os
 import signal
@@ -22,6 +23,8 @@ from tests.conftest import ROOT, SMALL_NODE
 from tests.datasets import synthetic
 from tests.preprocess.deadly import COMMAND, DeadlyConfig, DeadlyDiscs
 from turntable.cluster import ClusterConfig
+from turntable.errors import UserError
+from turntable.files import location
 from turntable.jobs import ItemError
 
 
@@ -165,3 +168,25 @@ def test_a_node_dies_and_every_object_arrives(cluster: Any, tmp_path: Path) -> N
     # Two nodes had a part in it, each with a process of its own.
     processes = collections.Counter(mark.suffix for mark in (tmp_path / "marks").iterdir())
     assert len(processes) >= 2
+
+
+def test_shards_go_to_urls(tmp_path: Path) -> None:
+    """A URL whose files happen to be here; whoever writes there sees nothing of that."""
+    (tmp_path / "marks").mkdir()
+    out = location(f"file://{tmp_path}/far/shards")
+    made = {"sizes": (16,), "marks": tmp_path / "marks", "processes": 1, "objects_per_job": 2}
+    first = DeadlyConfig(out=out, uids=("a", "b", "c", "unusable"), **made)
+    assert lay(first).done == 3 and (tmp_path / "far/shards/failures/unusable.json").exists()
+    second = lay(DeadlyConfig(out=out, uids=("a", "b", "c", "d"), **made))
+    assert (second.done, second.skipped) == (1, 3)
+    assert sorted(ShardSet(tmp_path / "far/shards").uids) == ["a", "b", "c", "d"]
+    assert sorted(p.name for p in (tmp_path / "far/shards").iterdir() if p.is_file()) == [
+        "config.json",
+        "index.json",
+        "matte.json",
+        "shard-000000.h5",
+        "shard-000001.h5",
+        "shard-000002.h5",
+    ]
+    with pytest.raises(UserError, match="--processes 1"):
+        fill(dataclasses.replace(first, processes=0), DeadlyDiscs(first))
