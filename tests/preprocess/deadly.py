@@ -17,7 +17,8 @@ class DeadlyConfig(Filling):
     """Discs, by uid."""
 
     uids: tuple[str, ...]
-    """`…segfault` and `…refused` end their process every time, `…once` the first time; `…slow` takes its time."""
+    """`…segfault` and `…refused` end their process every time, `…once` the first time; `…slow` takes its time, `…waits` for the file
+    `go` among the marks."""
     marks: Path
     """Folder in which is noted what was loaded, a file a time."""
 
@@ -40,6 +41,8 @@ class DeadlyDiscs(Discs):
             raise MemoryError
         if uid.endswith("slow"):
             time.sleep(0.3)
+        while uid.endswith("waits") and not (self._marks / "go").exists():
+            time.sleep(0.02)
         return super().load(uid)
 
 
