@@ -1,7 +1,8 @@
-"""Our checkpoints: one safetensors file that carries the network's configuration and where it came from.
+"""Checkpoints: ours, one safetensors file that carries the network's configuration and where it came from; and other people's.
 
-The file's metadata (safetensors allows strings only) holds `format`, `version`, `config` and `extra`, the last two as JSON.
-Nothing is ever unpickled.
+Our file's metadata (safetensors allows strings only) holds `format`, `version`, `config` and `extra`, the last two as JSON.
+Version 2 is written; version 1, whose encoder had transformers' names, is read. Published models are read in the
+layouts of their own (`model.openlrm`, `model.triposr`), from a folder or by name. Nothing but tensors is ever unpickled.
 """
 
 from __future__ import annotations
@@ -9,23 +10,30 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from model.lrm import LRM, LRMConfig, config_from_json
-from turntable.errors import UserError
+from model import conversion, hub, openlrm, triposr
+from model.conversion import Sizes, Table
+from model.encoder_weights import UNUSED, renamed, transformers_table
+from model.families import Extra, Family
+from model.lrm import LRM, config_from_json
+from model.tensors import SUFFIXES, CheckpointError, read_tensors
 from turntable.files import atomic_path
 
+__all__ = ["CheckpointError", "find_checkpoint", "load_checkpoint", "load_model", "save_model", "write_tensors"]
+
 FORMAT = "turntable-lrm"
-VERSION = 1
+VERSION = 2
+READ = ("1", "2")
+"""Versions of our own format that are read."""
 FILE_NAME = "model.safetensors"
 """What a run's folder calls its model."""
-
-
-class CheckpointError(UserError):
-    """A file that is not a whole checkpoint of ours, or one of another network."""
+FAMILIES: tuple[Family, ...] = (openlrm.FAMILY, triposr.FAMILY)
 
 
 def save_model(path: Path, lrm: LRM, extra: dict[str, Any]) -> None:
@@ -56,28 +64,39 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
             raise OSError(int(number[1]), str(error), str(path)) from error
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> LRM:
-    """The network in `path`, a file or a folder that holds `model.safetensors`, in evaluation mode."""
+def load_model(path: Path | str, device: torch.device | str = "cpu") -> LRM:
+    """As `load_checkpoint`, the network alone; in evaluation mode."""
     return load_checkpoint(path, device)[0]
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[LRM, dict[str, Any]]:
-    """The network in `path` and its `extra`."""
-    file = find_checkpoint(path)
-    config, extra = _metadata(file)
-    lrm = LRM(config, load_weights=False)
-    _fill(lrm, file)
+def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> tuple[LRM, Extra]:
+    """The network in `path` and its `extra`: a file, a folder, or the name of a published model (`model.hub.PUBLISHED`)."""
+    published = hub.PUBLISHED.get(str(path)) if not Path(path).exists() else None
+    file = find_checkpoint(Path(path) if published is None else hub.obtain(published))
+    tensors, metadata = read_tensors(file)
+    if "format" in metadata:
+        lrm, extra = _load_own(file, tensors, metadata)
+    else:
+        lrm, extra = _load_foreign(file, tensors)
+    if published is not None:
+        extra |= {"name": str(path), "licences": [published.licence]}
     return lrm.to(device).eval(), extra
 
 
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint's file: `path` itself, or the model in the folder `path`."""
     if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise CheckpointError(f"{path}: not a file of tensors; those end in {', '.join(SUFFIXES)}")
         return path
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such checkpoint; give a .safetensors file or the folder of a training run")
-    if (path / FILE_NAME).is_file():
-        return path / FILE_NAME
+        raise CheckpointError(
+            f"{path}: no such checkpoint; give a .safetensors file, the folder of a training run, a folder with a published"
+            f" model's files, or one of the names {', '.join(hub.PUBLISHED)}"
+        )
+    for name in (FILE_NAME, "model.ckpt"):
+        if (path / name).is_file():
+            return path / name
     found = sorted(path.glob("*.safetensors"))
     if len(found) != 1:
         names = [file.name for file in found]
@@ -87,63 +106,53 @@ def find_checkpoint(path: Path) -> Path:
     return found[0]
 
 
-def _metadata(file: Path) -> tuple[LRMConfig, dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, "pt") as tensors:
-            metadata = tensors.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{file}: {_what(file)}, not a whole safetensors file ({error}); train or copy it again"
-        ) from error
+def _load_own(file: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> tuple[LRM, Extra]:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{file}: a safetensors file, but not a checkpoint of ours (format {metadata.get('format')!r}, expected {FORMAT!r})"
         )
-    if metadata.get("version") != str(VERSION):
-        raise CheckpointError(f"{file}: checkpoint version {metadata.get('version')}, this code reads {VERSION}")
+    version = metadata.get("version")
+    if version not in READ:
+        raise CheckpointError(f"{file}: checkpoint version {version}, this code reads {' and '.join(READ)}")
     try:
-        return config_from_json(json.loads(metadata["config"])), json.loads(metadata["extra"])
+        config, extra = config_from_json(json.loads(metadata["config"])), json.loads(metadata["extra"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{file}: the configuration in it cannot be read ({error!r}); was it written by a newer version?"
         ) from error
+    lrm = LRM(config, load_weights=False)
+    if version == "1":
+        tensors = renamed(tensors, config.encoder.kind, _ENCODER_1)
+        conversion.load(lrm, tensors, _table_1(lrm), file, [_ENCODER_1 + name for name in UNUSED])
+    else:
+        conversion.load(lrm, tensors, conversion.own_names(lrm), file)
+    return lrm, extra
 
 
-def _what(file: Path) -> str:
-    """What a file's first bytes look like."""
-    with file.open("rb") as handle:
-        head = handle.read(64)
-    if not head:
-        return "an empty file"
-    if head.startswith(b"PK\x03\x04") or head[:1] == b"\x80":
-        return "a pickle (PyTorch's own format), which is never loaded"
-    if head.lstrip()[:1] == b"<":
-        return "an HTML page"
-    return f"{file.stat().st_size} bytes"
+_ENCODER_1 = "encoder.network."
 
 
-def _fill(lrm: LRM, file: Path) -> None:
-    """Copies every tensor of `file` into `lrm`; each must be there, expected and of the right shape."""
-    from safetensors.torch import load_file
+def _table_1(lrm: LRM) -> Table:
+    """Version 1: the encoder was transformers' own, everything else is called the same."""
+    encoder = lrm.config.encoder
+    table = {name: where for name, where in conversion.own_names(lrm).items() if not name.startswith("encoder.")}
+    return table | transformers_table(encoder.kind, encoder.layers, "encoder.", _ENCODER_1)
 
-    found, expected = load_file(file), lrm.state_dict()
-    problems = [f"missing {name} {tuple(t.shape)}" for name, t in expected.items() if name not in found]
-    problems += [f"unexpected {name} {tuple(t.shape)}" for name, t in found.items() if name not in expected]
-    problems += [
-        f"{name} is {tuple(found[name].shape)}, expected {tuple(t.shape)}"
-        for name, t in expected.items()
-        if name in found and found[name].shape != t.shape
-    ]
-    if problems:
+
+def _load_foreign(file: Path, tensors: dict[str, Tensor]) -> tuple[LRM, Extra]:
+    family = next((family for family in FAMILIES if family.mark in tensors), None)
+    if family is None:
+        known = " or ".join(family.name for family in FAMILIES)
         raise CheckpointError(
-            f"{file}: does not fit the network that its own configuration describes: {len(problems)} tensors"
-            f" ({'; '.join(problems[:5])}); it is another model's checkpoint or a damaged one"
+            f"{file}: not a checkpoint of ours, nor one in the layout of {known}: it has no tensor called"
+            f" {' or '.join(family.mark for family in FAMILIES)} (it has {', '.join(list(tensors)[:3])}, …)"
         )
-    broken = [name for name, tensor in found.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise CheckpointError(
-            f"{file}: {', '.join(broken[:5])} ({len(broken)} tensors) are not finite; its training diverged"
-        )
-    lrm.load_state_dict(found)
+    try:
+        config, extra = family.describe(Sizes(file, tensors), file.parent)
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file}: the configuration beside it cannot be read ({error})") from error
+    except ValueError as error:
+        raise error if isinstance(error, CheckpointError) else CheckpointError(f"{file}: {error}") from error
+    lrm = LRM(config, load_weights=False)
+    conversion.load(lrm, tensors, family.table(config, tensors), file, family.unused)
+    return lrm, {"family": family.name, **extra}

@@ -1,18 +1,23 @@
-"""The image encoder: a vision transformer from the transformers library, from scratch or from given weights.
+"""The image encoder: a vision transformer (Dosovitskiy et al. 2021), from scratch or from given weights.
 
-The picture goes in as (B, 3, S, S) in [0, 1] on white and comes out as tokens (B, T, hidden): the class token and one token
-a patch. Register tokens are dropped.
+One network serves DINO's ViT, DINOv2 and DINOv2 with registers; they differ in how attention's output is scaled, in register
+tokens, and in how positions are interpolated. It is written here, and not taken from transformers, because that library's
+parameter names change with its version (ViT's did between 4 and 5), and a checkpoint must outlive that.
+
+The picture goes in as (B, 3, S, S) in [0, 1] and comes out as tokens (B, T, hidden): the class token and one token a patch.
+Register tokens are dropped.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from turntable.errors import UserError
+from model.attention import Attention
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class EncoderConfig:
     """Red, green, blue are divided by it."""
     weights: str | None = None
     """A folder or a name on the Hugging Face hub to begin from; None begins at random."""
+    registers: int = 4
+    """Register tokens (Darcet et al. 2024); only `dinov2_with_registers` has them."""
 
     def __post_init__(self) -> None:
         for side in (self.image_size, self.position_size or self.image_size):
@@ -46,6 +53,33 @@ class EncoderConfig:
                 raise ValueError(f"picture side must be a multiple of patch_size {self.patch_size}, got {side}")
         if self.hidden % self.heads:
             raise ValueError(f"hidden must be a multiple of heads {self.heads}, got {self.hidden}")
+
+    @property
+    def position_side(self) -> int:
+        """Patches along a side of the stored position table."""
+        return (self.position_size or self.image_size) // self.patch_size
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention and MLP, each behind a norm; DINOv2 scales what they add channel by channel (Touvron et al. 2021)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        width, hidden = config.hidden, config.hidden * config.mlp_ratio
+        epsilon = _norm_epsilon(config)
+        self.attention_norm = nn.LayerNorm(width, eps=epsilon)
+        self.attention = Attention(width, width, config.heads, bias=True)
+        self.mlp_norm = nn.LayerNorm(width, eps=epsilon)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        scaled = config.kind != "vit"
+        self.attention_scale = nn.Parameter(torch.ones(width)) if scaled else None
+        self.mlp_scale = nn.Parameter(torch.ones(width)) if scaled else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, W) -> (B, T, W)."""
+        normed = self.attention_norm(tokens)
+        tokens = tokens + _scaled(self.attention(normed, normed), self.attention_scale)
+        return tokens + _scaled(self.mlp(self.mlp_norm(tokens)), self.mlp_scale)
 
 
 class ImageEncoder(nn.Module):
@@ -57,86 +91,63 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: EncoderConfig, load_weights: bool = True) -> None:
         super().__init__()
         self.config = config
-        self.network = (
-            _pretrained(config) if config.weights and load_weights else _classes(config)[0](_network_config(config))
-        )
-        # Not used by us, and DDP complains of parameters without gradients.
-        for name in ("pooler",):
-            if getattr(self.network, name, None) is not None:
-                setattr(self.network, name, None)
-        mask_token = getattr(self.network.embeddings, "mask_token", None)
-        if mask_token is not None:
-            mask_token.requires_grad_(False)
+        width = config.hidden
+        registers = config.registers if config.kind == "dinov2_with_registers" else 0
+        self.patches = nn.Conv2d(3, width, config.patch_size, config.patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + config.position_side**2, width))
+        self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
+        self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width, eps=_norm_epsilon(config))
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(config.deviation).view(3, 1, 1), persistent=False)
+        self._begin_at_random()
+        if config.weights and load_weights:
+            from model.encoder_weights import load_encoder
+
+            load_encoder(self, config.weights)
+
+    def _begin_at_random(self) -> None:
+        """Truncated normals of deviation 0.02, as DINO and DINOv2 begin."""
+        for parameter in (self.cls_token, self.positions):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, S, S) in [0, 1] -> (B, 1 + (S / patch)², hidden)."""
         size = self.config.image_size
         if image.shape[-3:] != (3, size, size):
             raise ValueError(f"the encoder takes (B, 3, {size}, {size}), got {tuple(image.shape)}")
-        pixels = (image - self.mean) / self.deviation
-        interpolates = {"interpolate_pos_encoding": True} if self._interpolates() else {}
-        tokens = self.network(pixel_values=pixels, **interpolates).last_hidden_state
-        registers = getattr(self.network.config, "num_register_tokens", 0)
+        patches = self.patches((image - self.mean) / self.deviation).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(image), -1, -1), patches], dim=1) + self._interpolated_positions()
+        registers = 0
+        if self.register_tokens is not None:
+            registers = self.register_tokens.shape[1]
+            extra = self.register_tokens.expand(len(image), -1, -1)
+            tokens = torch.cat([tokens[:, :1], extra, tokens[:, 1:]], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)
         return torch.cat([tokens[:, :1], tokens[:, 1 + registers :]], dim=1) if registers else tokens
 
-    def _interpolates(self) -> bool:
-        # DINOv2's classes interpolate by themselves; ViT's only when told.
-        config = self.config
-        return config.kind == "vit" and (config.position_size or config.image_size) != config.image_size
+    def _interpolated_positions(self) -> Tensor:
+        """(1, 1 + patches, W) for pictures of `image_size`; the class token's is left as it is."""
+        stored, side = self.config.position_side, self.config.image_size // self.config.patch_size
+        if stored == side:
+            return self.positions
+        table = self.positions[:, 1:].unflatten(1, (stored, stored)).permute(0, 3, 1, 2).float()
+        antialias = self.config.kind == "dinov2_with_registers"
+        resized = F.interpolate(table, (side, side), mode="bicubic", align_corners=False, antialias=antialias)
+        return torch.cat([self.positions[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
 
 
-def _classes(config: EncoderConfig) -> tuple[Any, Any]:
-    """The model and configuration classes of `config.kind`. Imported here: transformers takes a second to import."""
-    import transformers
-
-    return {
-        "vit": (transformers.ViTModel, transformers.ViTConfig),
-        "dinov2": (transformers.Dinov2Model, transformers.Dinov2Config),
-        "dinov2_with_registers": (
-            transformers.Dinov2WithRegistersModel,
-            transformers.Dinov2WithRegistersConfig,
-        ),
-    }[config.kind]
+def _norm_epsilon(config: EncoderConfig) -> float:
+    return 1e-12 if config.kind == "vit" else 1e-6
 
 
-def _network_config(config: EncoderConfig) -> Any:
-    shared: dict[str, Any] = {
-        "hidden_size": config.hidden,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "image_size": config.position_size or config.image_size,
-        "patch_size": config.patch_size,
-        "attn_implementation": "sdpa",
-    }
-    if config.kind == "vit":
-        shared["intermediate_size"] = config.hidden * config.mlp_ratio
-    else:
-        shared["mlp_ratio"] = config.mlp_ratio
-    return _classes(config)[1](**shared)
-
-
-def _pretrained(config: EncoderConfig) -> Any:
-    """The network with the weights that `config.weights` names; anything missing or of another shape is a `UserError`."""
-    source, network_class = config.weights, _classes(config)[0]
-    try:
-        network, report = network_class.from_pretrained(
-            source, config=_network_config(config), output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"encoder weights {source!r} ({config.kind}): neither a folder with config.json and model.safetensors nor a"
-            f" model that could be had from the Hugging Face hub ({first_line}); give a local folder, or no weights to"
-            " begin at random"
-        ) from error
-    # ViTModel's pooler is absent in DINO's weights and unused here.
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler"))
-    misshaped = sorted(str(entry[0]) for entry in report["mismatched_keys"])
-    if missing or misshaped:
-        raise UserError(
-            f"encoder weights {source!r} do not fit {config}: {len(missing)} tensors missing {missing[:4]},"
-            f" {len(misshaped)} of another shape {misshaped[:4]}; choose the size that the weights belong to"
-        )
-    return network
+def _scaled(tokens: Tensor, scale: Tensor | None) -> Tensor:
+    return tokens if scale is None else tokens * scale

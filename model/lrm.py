@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from model.decoder import DecoderConfig, TriplaneDecoder
 from model.encoder import EncoderConfig, ImageEncoder
+from model.mesh import DEFAULT_LEVEL
 from model.triplane import FieldConfig, PlaneUpsampler, TriplaneConfig, TriplaneField
 from turntable.framing import DEFAULT_FILL
 
@@ -31,10 +32,19 @@ class LRMConfig:
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
     fill: float = DEFAULT_FILL
     """Share of the input picture's side that the object's longer side fills, see `turntable.framing`."""
+    background: float = 1.0
+    """Grey in [0, 1] that the input picture is laid on."""
+    level: float = DEFAULT_LEVEL
+    """Density of the surface that a mesh is cut at, where the user names none."""
+    camera: Literal["true", "supposed"] = "true"
+    """Whether the network is told the picture's true camera and answers in object units; or always supposes the one that its
+    checkpoint names (`camera_distance`, `camera_focal`), and answers in units in which the picture was taken by that."""
 
     def __post_init__(self) -> None:
         if not 0 < self.fill <= 1:
             raise ValueError(f"fill must lie in (0, 1], got {self.fill}")
+        if not 0 <= self.background <= 1 or not self.level > 0:
+            raise ValueError(f"background must lie in [0, 1], level above 0, got {self.background}, {self.level}")
 
     @property
     def resolution(self) -> int:
@@ -54,7 +64,7 @@ class LRM(nn.Module):
         self.field = TriplaneField(config.field, config.triplane)
 
     def planes(self, image: Tensor, camera: Tensor) -> Tensor:
-        """image (B, 3, S, S) sRGB in [0, 1] on white, camera (B, 16) -> planes (B, 3, C, R, R).
+        """image (B, 3, S, S) sRGB in [0, 1] on the background, camera (B, 16) -> planes (B, 3, C, R, R).
 
         The camera is canonical: 12 numbers of world_from_camera, row by row, and the framed picture's normalised intrinsics.
         """
@@ -71,9 +81,13 @@ def camera_numbers(canonical_from_camera: Tensor, intrinsics: Tensor) -> Tensor:
 
 
 def config_from_json(value: dict[str, Any]) -> LRMConfig:
-    """The inverse of `dataclasses.asdict` through JSON. Unknown or missing fields raise TypeError, bad values ValueError."""
+    """The inverse of `dataclasses.asdict` through JSON. Unknown or missing fields raise TypeError, bad values ValueError.
+
+    Fields that an older version did not write keep their defaults, which mean what that version did.
+    """
     triplane = dict(value["triplane"])
     triplane["axes"] = tuple(tuple(pair) for pair in triplane["axes"])
+    triplane["frame"] = tuple(triplane.get("frame", TriplaneConfig.frame))
     encoder = dict(value["encoder"])
     encoder.update({name: tuple(encoder[name]) for name in ("mean", "deviation")})
     parts = {

@@ -53,7 +53,7 @@ class Mesh:
 
 
 def transformed(mesh: Mesh, b_from_a: np.ndarray) -> Mesh:
-    """A mesh in frame a -> the same in frame b, by a rigid transform (3, 4)."""
+    """A mesh in frame a -> the same in frame b, by a rigid transform or a similarity (3, 4)."""
     vertices = cameras.transform(np.asarray(b_from_a, np.float64), mesh.vertices)
     return replace(mesh, vertices=vertices.astype(np.float32))
 

@@ -28,8 +28,9 @@ from torch import Tensor
 from model import mesh, video, volume
 from model.checkpoints import load_checkpoint
 from model.lrm import LRM, camera_numbers
-from model.mesh import DEFAULT_LEVEL, Mesh
+from model.mesh import Mesh
 from model.photos import read_picture
+from model.placement import supposed_camera
 from preprocess.matte import Device, check, matte
 from turntable import cameras, config, framing
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, UserError
@@ -70,14 +71,15 @@ class ReconstructConfig:
     pictures: tyro.conf.Positional[tuple[Path, ...]]
     """Pictures; of several, each gets a folder of its own name."""
     checkpoint: Path
-    """A checkpoint, or the folder of a training run."""
+    """A checkpoint, the folder of a training run or with a published model's files, or a published model's name:
+    openlrm:mix-base-1.1 (obj or mix; small, base or large), triposr."""
     out: Path
     """Folder for the results."""
     photograph: Photograph = field(default_factory=Photograph)
     resolution: int = 256
     """Points of the density grid along the box's side."""
-    level: float = DEFAULT_LEVEL
-    """Density of the surface, in 1 / object unit."""
+    level: float | None = None
+    """Density of the surface, in 1 / object unit. None: the checkpoint's own."""
     frames: int = 48
     """Frames of the video, one turn; 0 writes none."""
     frame_size: int = 256
@@ -96,7 +98,7 @@ class ReconstructConfig:
             )
         if self.frame_size < 2 or self.frame_size % 2:
             raise ValueError(f"frame_size must be even and at least 2, got {self.frame_size}")
-        if not self.level > 0:
+        if self.level is not None and not self.level > 0:
             raise ValueError(f"level is a density and must be above 0, got {self.level}")
 
 
@@ -123,18 +125,18 @@ def reconstruct(
     checkpoint: Path | str | tuple[LRM, dict[str, Any]],
     photograph: Photograph = Photograph(),
     resolution: int = 256,
-    level: float = DEFAULT_LEVEL,
+    level: float | None = None,
     device: str = "auto",
 ) -> Mesh:
     """The mesh of the object in a picture, upright (+z up), seen from its -y side.
 
-    image: a file, or (H, W, 3 or 4) uint8 sRGB with straight alpha. checkpoint: a file or folder, or what
-    `model.checkpoints.load_checkpoint` returned, where many pictures are reconstructed.
+    image: a file, or (H, W, 3 or 4) uint8 sRGB with straight alpha. checkpoint: a file, a folder or a published model's name, or
+    what `model.checkpoints.load_checkpoint` returned, where many pictures are reconstructed.
     """
-    lrm, extra = checkpoint if isinstance(checkpoint, tuple) else load_checkpoint(Path(checkpoint), pick_device(device))
+    lrm, extra = checkpoint if isinstance(checkpoint, tuple) else load_checkpoint(checkpoint, pick_device(device))
     picture = image if isinstance(image, np.ndarray) else read_picture(Path(image))
     framed = frame_photo(picture, photograph, lrm, extra, None if isinstance(image, np.ndarray) else Path(image).name)
-    canonical = mesh.extract(lrm.field, planes_of(lrm, framed), resolution, level)
+    canonical = mesh.extract(lrm.field, planes_of(lrm, framed), resolution, level or lrm.config.level)
     return mesh.transformed(canonical, upright_from_canonical(photograph.elevation))
 
 
@@ -152,6 +154,11 @@ def frame_photo(
     picture: np.ndarray, photograph: Photograph, lrm: LRM, extra: dict[str, Any], name: str | None = None
 ) -> Framed:
     """Finds the object, cuts the square around it, and places the camera. `name` is the picture's, by which a mask is found."""
+    if not lrm.config.decoder.camera_width and (photograph.fov, photograph.distance) != (None, None):
+        raise UserError(
+            "this checkpoint's network is not told a camera, and takes every picture to be taken from the same distance;"
+            " leave --fov and --distance out"
+        )
     rgba = matte(picture, photograph.matte, name, photograph.matte_device)
     height, width = rgba.shape[:2]
     # Without a field of view only the square matters, so the whole picture's intrinsics may be anything.
@@ -160,27 +167,17 @@ def frame_photo(
         framed, intrinsics = framing.frame(rgba, lens, lrm.config.encoder.image_size, lrm.config.fill)
     except ValueError as error:
         raise UserError(f"{error}: every pixel of the picture is transparent") from error
-    if photograph.fov is None:
-        focal = typical(extra, "camera_focal")
-        if photograph.distance is not None:
-            focal *= photograph.distance / typical(extra, "camera_distance")
-        intrinsics = np.array([focal, focal, 0.5, 0.5])
     distance = photograph.distance
-    if distance is None:
-        distance = typical(extra, "camera_distance")
-        if photograph.fov is not None:
-            distance = max(distance * intrinsics[0] / typical(extra, "camera_focal"), 1.05)
+    if photograph.fov is None or distance is None:
+        typical = supposed_camera(extra)
+        if photograph.fov is None:
+            focal = typical.focal * (1.0 if distance is None else distance / typical.distance)
+            intrinsics = np.array([focal, focal, 0.5, 0.5])
+        if distance is None:
+            distance = typical.distance
+            if photograph.fov is not None:
+                distance = max(distance * intrinsics[0] / typical.focal, 1.05)
     return Framed(framed, intrinsics, canonical_camera(intrinsics, distance))
-
-
-def typical(extra: dict[str, Any], name: str) -> float:
-    """What the checkpoint remembers of its training cameras."""
-    try:
-        return float(extra[name])
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"the checkpoint does not say its typical {name}; give both --fov and --distance of the picture"
-        ) from None
 
 
 def canonical_camera(intrinsics: np.ndarray, distance: float) -> np.ndarray:
@@ -204,7 +201,7 @@ def upright_from_canonical(elevation_deg: float) -> np.ndarray:
 def planes_of(lrm: LRM, framed: Framed) -> Tensor:
     """(1, 3, C, R, R) of one picture."""
     device = next(lrm.parameters()).device
-    image = torch.from_numpy(framing.on_background(framed.rgba)).permute(2, 0, 1)[None]
+    image = torch.from_numpy(framing.on_background(framed.rgba, lrm.config.background)).permute(2, 0, 1)[None]
     pose, lens = (
         torch.as_tensor(part[None], dtype=torch.float32) for part in (framed.canonical_from_camera, framed.intrinsics)
     )
@@ -237,7 +234,7 @@ def write_reconstruction(path: Path, folder: Path, options: ReconstructConfig, l
         planes = planes_of(lrm, framed)
     upright = upright_from_canonical(options.photograph.elevation)
     with stages("mesh"):
-        surface = mesh.extract(lrm.field, planes, options.resolution, options.level)
+        surface = mesh.extract(lrm.field, planes, options.resolution, options.level or lrm.config.level)
         folder.mkdir(parents=True, exist_ok=True)
         mesh.write_glb(folder / "mesh.glb", mesh.transformed(surface, upright))
     occupancy = volume.Occupancy(mesh.occupied(lrm.field, planes)[None], torch.eye(3, device=planes.device)[None])

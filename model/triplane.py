@@ -7,7 +7,7 @@ one weighted sum of twelve rows: the three planes' four corners.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Axes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+Direction = Literal["x", "y", "z", "-x", "-y", "-z"]
+Frame = tuple[Direction, Direction, Direction]
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,21 @@ class TriplaneConfig:
     overlap: int = 1
     """Neighbouring tokens' patches overlap so many deep: 1, side by side (LRM), leaves seams in a thin surface; 2, by half."""
     axes: Axes = ((0, 1), (0, 2), (2, 1))
-    """World axes (0 x, 1 y, 2 z) along each plane's columns and rows."""
+    """Axes (0 x, 1 y, 2 z) of the planes' own frame along each plane's columns and rows."""
+    frame: Frame = ("x", "y", "z")
+    """Where the planes' own x, y and z point in the canonical frame of the input view."""
 
     def __post_init__(self) -> None:
         if self.overlap < 1 or (self.overlap - 1) * self.upsample % 2:
             raise ValueError(f"overlap must be at least 1 and (overlap - 1) × upsample even, got {self.overlap}")
+        if sorted(direction[-1] for direction in self.frame) != ["x", "y", "z"]:
+            raise ValueError(f"frame must name each of x, y and z once, got {self.frame}")
+
+    @property
+    def directions(self) -> list[tuple[int, float]]:
+        """Of the three planes' columns and rows, six in all: the canonical axis, and -1 where they run against it."""
+        turned = [self.frame[axis] for plane in self.axes for axis in plane]
+        return [("xyz".index(direction[-1]), -1.0 if direction[0] == "-" else 1.0) for direction in turned]
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,9 @@ class FieldConfig:
     """What makes the density of the head's output, in 1 / object unit."""
     density_bias: float = -1.0
     """Added to the head's output before `density`."""
+    optical_path: Literal["length", "unit"] = "length"
+    """What a density is multiplied by along a ray: the length in object units; or, in TripoSR, its share of the ray's part in
+    the region, which counts as 1 however long it is."""
     colour_margin: float = 0.001
     """Colours reach this far beyond [0, 1], so that black and white are within the sigmoid's reach."""
     region: Literal["ball", "box"] = "ball"
@@ -82,18 +97,18 @@ class PlaneUpsampler(nn.Module):
 
 
 class _TruncatedExp(torch.autograd.Function):
-    """exp whose input is held below 15, and whose gradient is that of the held value: nothing overflows, nothing dies."""
+    """exp with the gradient of exp held below 15 (Müller et al. 2022, "Instant NGP"): nothing overflows, nothing dies."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
-        result = x.clamp(max=15).exp()
-        ctx.save_for_backward(result)
-        return result
+        ctx.save_for_backward(x)
+        # Beyond 80 a sum over a ray's samples would leave float32; far before it no light passes.
+        return x.clamp(max=80).exp()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        (result,) = ctx.saved_tensors
-        return gradient * result
+        (x,) = ctx.saved_tensors
+        return gradient * x.clamp(max=15).exp()
 
 
 DENSITY: dict[str, Callable[[Tensor], Tensor]] = {"exp": _TruncatedExp.apply, "softplus": F.softplus}
@@ -103,10 +118,14 @@ ACTIVATION: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 class TriplaneField(nn.Module):
     """Density and colour at points, from planes."""
 
+    signs: Tensor | None
+
     def __init__(self, config: FieldConfig, triplane: TriplaneConfig) -> None:
         super().__init__()
         self.config = config
-        self.axes = triplane.axes
+        self.axes = tuple(axis for axis, _ in triplane.directions)
+        signs = [sign for _, sign in triplane.directions]
+        self.register_buffer("signs", torch.tensor(signs) if min(signs) < 0 else None, persistent=False)
         inputs = 3 * triplane.channels
         if config.heads == "joint":
             self.joint = _mlp(inputs, config.width, config.density_layers, 4, config.activation)
@@ -118,6 +137,11 @@ class TriplaneField(nn.Module):
     def region(self) -> Literal["ball", "box"]:
         """Where there is a field."""
         return self.config.region
+
+    @property
+    def optical_path(self) -> Literal["length", "unit"]:
+        """What a density is multiplied by along a ray."""
+        return self.config.optical_path
 
     def forward(self, planes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """planes (B, 3, C, R, R), points (B, N, 3) -> density (B, N) in 1 / object unit, colour (B, N, 3) sRGB."""
@@ -160,7 +184,7 @@ class TriplaneField(nn.Module):
         return [self.density_head] if density_only else [self.density_head, self.colour_head]
 
     def _first_layer(self, table: Table, points: Tensor, owners: Tensor | int, density_only: bool) -> Tensor:
-        rows, weights = corners(points, table.resolution, owners, self.axes)
+        rows, weights = corners(points, table.resolution, owners, self.axes, self.signs)
         bias = torch.cat([_first(head).bias for head in self._heads(density_only)])
         activation = self._heads(density_only)[0][1]
         # In place: this is the largest array of a step, and fresh memory for it is dear.
@@ -203,12 +227,19 @@ def _mlp(inputs: int, width: int, hidden: int, outputs: int, activation: str) ->
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 
 
-def corners(points: Tensor, resolution: int, owners: Tensor | int, axes: Axes) -> tuple[Tensor, Tensor]:
+def corners(
+    points: Tensor, resolution: int, owners: Tensor | int, axes: Sequence[int], signs: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Points (M, 3) -> table rows (M, 12) int64 and bilinear weights (M, 12) of the four texels around them on each plane.
 
-    Texel i's centre lies at -1 + (2i + 1) / R (grid_sample's align_corners=False); beyond the planes there are zeros.
+    `axes` and `signs`, six each: the points' coordinates along the planes' columns and rows, and the signs they are read with
+    (None: as they are). Texel i's centre lies at -1 + (2i + 1) / R (grid_sample's align_corners=False); beyond the planes
+    there are zeros.
     """
-    uv = points[:, [axis for plane in axes for axis in plane]].view(-1, 3, 2)
+    uv = points[:, axes]
+    if signs is not None:
+        uv = uv * signs.to(uv.dtype)
+    uv = uv.view(-1, 3, 2)
     texel = (uv + 1) * (resolution / 2) - 0.5
     low = texel.floor()
     high_weight = texel - low

@@ -25,6 +25,10 @@ class Field(Protocol):
     def region(self) -> Literal["ball", "box"]:
         """Where density can be above 0: the unit ball or [-1, 1]³."""
 
+    @property
+    def optical_path(self) -> Literal["length", "unit"]:
+        """What a density is multiplied by along a ray: lengths, or shares of its part in the region."""
+
     def project(self, planes: Tensor) -> Any:
         """Whatever of the planes is computed once for all points."""
 
@@ -117,10 +121,12 @@ def _render(
     # The one place where the host waits: how many samples are left.
     index = kept.reshape(-1).nonzero()[:, 0]
     ray = torch.div(index, samples, rounding_mode="floor")
-    flat_distances, flat_steps = distances.view(-1), steps.view(-1)
+    flat_distances = distances.view(-1)
+    # A ray that misses has no samples left.
+    paths = steps.view(-1) if field.optical_path == "length" else steps.new_full((b * r,), 1 / samples)
     points = torch.addcmul(origins.reshape(-1, 3)[ray], flat_distances[index, None], directions.reshape(-1, 3)[ray])
     density, colour = field.evaluate(field.project(planes), points, torch.div(ray, r, rounding_mode="floor"))
-    thickness = density.new_zeros(b * r * samples).index_put((index,), density * flat_steps[ray])
+    thickness = density.new_zeros(b * r * samples).index_put((index,), density * paths[ray])
     weights = sample_weights(thickness.view(b * r, samples))
     opacity = weights.sum(dim=1)
     seen = (weights * distances.view(b * r, samples)).sum(dim=1)
@@ -134,7 +140,8 @@ def _render(
 
 def sample_weights(thickness: Tensor) -> Tensor:
     """Optical thickness σ δ of the samples (R, S), near to far -> weights (R, S): light that arrives times what is absorbed."""
-    before = thickness.cumsum(dim=1) - thickness
+    # Not the sum less the sample's own: of a very dense sample nothing would be left of what lies before it.
+    before = F.pad(thickness[:, :-1].cumsum(dim=1), (1, 0))
     return torch.exp(-before) * -torch.expm1(-thickness)
 
 

@@ -16,6 +16,7 @@ from datasets.catalogue import read_uids
 from datasets.shards import ShardSet
 from model import mesh
 from model.checkpoints import load_checkpoint
+from model.placement import supposed_camera
 from model.reconstruct import pick_device
 from train import methods, metrics
 from train.baselines import TrainingSet
@@ -33,7 +34,8 @@ class EvaluateConfig:
     """Judges a checkpoint on the objects of shards, by the protocol of train/metrics.py."""
 
     checkpoint: Path
-    """A run's folder or a model file."""
+    """A run's folder, a model file, a folder with a published model's files, or a published model's name (openlrm:mix-base-1.1,
+    triposr)."""
     shards: Path
     """Objects to reconstruct."""
     out: Path
@@ -50,8 +52,8 @@ class EvaluateConfig:
     """Samples a ray."""
     resolution: int = 128
     """Marching cubes cells along the box [-1, 1]."""
-    level: float = mesh.DEFAULT_LEVEL
-    """Density of the extracted surface."""
+    level: float | None = None
+    """Density of the extracted surface; left out: the checkpoint's own."""
     baselines: bool = True
     """Also judge a white picture, the mean picture, the wrong input picture and the nearest training object."""
     training_shards: Path | None = None
@@ -63,7 +65,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         for name in ("size", "samples", "resolution", "level"):
-            if getattr(self, name) <= 0:
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
 
@@ -76,8 +78,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     held_out = config.held_out_views
     if held_out is None:
         held_out = int(extra.get("held_out_views", 0))
-    views = samples.SampleConfig(input_size=lrm.config.encoder.image_size, fill=lrm.config.fill)
-    model = methods.ModelMethod(lrm, config.samples, config.resolution, config.level, device)
+    views = samples.SampleConfig(
+        input_size=lrm.config.encoder.image_size, fill=lrm.config.fill, background=lrm.config.background
+    )
+    supposed = supposed_camera(extra) if lrm.config.camera == "supposed" else None
+    level = config.level or lrm.config.level
+    model = methods.ModelMethod(lrm, config.samples, config.resolution, level, device, supposed)
     judged: dict[str, methods.Method] = {"model": model}
     if config.baselines:
         judged |= baseline_methods(model, shards, indices, config, views)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from datasets import samples
 from datasets.shards import ShardSet
 from model import mesh, volume
 from model.lrm import LRM
+from model.placement import SupposedCamera, camera_in_field, object_from_field
 from train.baselines import TrainingSet, turned
 from turntable import cameras, geometry
 from turntable.geometry import Geometry
@@ -55,6 +57,15 @@ class Reconstruction:
 Method = Callable[[Truth], Reconstruction]
 
 
+class Answer(NamedTuple):
+    """What a network makes of an input view."""
+
+    planes: Tensor
+    """(1, 3, C, R, R)."""
+    canonical_from_field: np.ndarray
+    """(3, 4) similarity from the planes' frame to the canonical frame of the input view."""
+
+
 @dataclass
 class ModelMethod:
     """Reconstructs an object from its input view with a trained model."""
@@ -64,32 +75,40 @@ class ModelMethod:
     resolution: int
     level: float
     device: torch.device
+    supposed: SupposedCamera | None = None
+    """The camera that the network supposes whatever the true one; None: it is told the true one."""
 
     def __call__(self, truth: Truth) -> Reconstruction:
-        planes = self.planes(truth.input_view)
-        surface = self.surface(planes, truth.input_view.canonical_from_world)
+        answer = self.answer(truth.input_view)
+        surface = self.surface(answer, truth.input_view.canonical_from_world)
         return Reconstruction(
-            judged=self.pictures(planes, truth.judged),
-            supervised=self.pictures(planes, truth.supervised),
+            judged=self.pictures(answer, truth.judged),
+            supervised=self.pictures(answer, truth.supervised),
             shape=_describe(surface),
             surface=surface,
         )
 
     @torch.no_grad()
-    def planes(self, view: samples.InputView) -> Tensor:
-        """(1, 3, C, R, R) of one input view."""
-        return self.lrm.planes(view.image[None].to(self.device), view.camera[None].to(self.device)).float()
+    def answer(self, view: samples.InputView) -> Answer:
+        """The planes of one input view, and where they lie."""
+        camera, placed = view.camera, np.eye(3, 4)
+        if self.supposed is not None:
+            numbers = np.concatenate([self.supposed.pose.reshape(12), self.supposed.intrinsics])
+            true = camera.double().numpy()
+            placed = object_from_field(true[:12].reshape(3, 4), true[12:], self.supposed)
+            camera = torch.from_numpy(numbers).float()
+        planes = self.lrm.planes(view.image[None].to(self.device), camera[None].to(self.device))
+        return Answer(planes.float(), placed)
 
-    def pictures(self, planes: Tensor, targets: list[samples.TargetView]) -> list[np.ndarray]:
-        """(S, S, 3) a target, rendered from cameras in the planes' frame."""
+    def pictures(self, answer: Answer, targets: list[samples.TargetView]) -> list[np.ndarray]:
+        """(S, S, 3) a target, rendered from cameras in the canonical frame."""
         rendered = []
         for target in targets:
-            pose, lens = (
-                torch.as_tensor(a, dtype=torch.float32) for a in (target.world_from_camera, target.intrinsics)
-            )
+            placed = camera_in_field(target.world_from_camera, answer.canonical_from_field)
+            pose, lens = (torch.as_tensor(a, dtype=torch.float32) for a in (placed, target.intrinsics))
             view = volume.render_view(
                 self.lrm.field,
-                planes,
+                answer.planes,
                 pose.to(self.device),
                 lens.to(self.device),
                 len(target.rgb),
@@ -98,13 +117,14 @@ class ModelMethod:
             rendered.append(view.colour.cpu().numpy())
         return rendered
 
-    def surface(self, planes: Tensor, canonical_from_world: np.ndarray) -> mesh.Mesh | None:
+    def surface(self, answer: Answer, canonical_from_world: np.ndarray) -> mesh.Mesh | None:
         """The extracted mesh, turned into the object's world frame; None when the density never reaches the level."""
         try:
-            canonical = mesh.extract(self.lrm.field, planes, self.resolution, self.level)
+            found = mesh.extract(self.lrm.field, answer.planes, self.resolution, self.level)
         except mesh.EmptyMeshError:
             return None
-        return mesh.transformed(canonical, cameras.invert(canonical_from_world))
+        world_from_field = cameras.compose(cameras.invert(canonical_from_world), answer.canonical_from_field)
+        return mesh.transformed(found, world_from_field)
 
 
 def _describe(surface: mesh.Mesh | None) -> Geometry | None:
@@ -130,9 +150,9 @@ def wrong_input(model: ModelMethod, others: dict[str, samples.InputView]) -> Met
     """
 
     def method(truth: Truth) -> Reconstruction:
-        planes = model.planes(others[truth.uid])
-        surface = model.surface(planes, truth.input_view.canonical_from_world)
-        return Reconstruction(judged=model.pictures(planes, truth.judged), shape=_describe(surface))
+        answer = model.answer(others[truth.uid])
+        surface = model.surface(answer, truth.input_view.canonical_from_world)
+        return Reconstruction(judged=model.pictures(answer, truth.judged), shape=_describe(surface))
 
     return method
 
@@ -145,9 +165,9 @@ def nearest_training_object(model: ModelMethod, memory: TrainingSet, config: sam
 
     def method(truth: Truth) -> Reconstruction:
         found = memory.nearest(truth.input_rgba)
-        planes = model.planes(memory.input_view(found, config))
+        answer = model.answer(memory.input_view(found, config))
         shape = turned(memory.canonical_shape(found), cameras.invert(truth.input_view.canonical_from_world))
-        return Reconstruction(judged=model.pictures(planes, truth.judged), shape=shape)
+        return Reconstruction(judged=model.pictures(answer, truth.judged), shape=shape)
 
     return method
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 
@@ -51,6 +52,56 @@ def test_what_is_saved_comes_back(lrm, saved):
     assert list(saved.parent.iterdir()) == [saved]
 
 
+@pytest.mark.parametrize("dialect", [4, 5])
+def test_version_1_had_transformers_names_and_still_loads(lrm, saved, dialect):
+    """Of whichever version of transformers wrote it; and its configuration lacked what is newer."""
+    old = {
+        "cls_token": "embeddings.cls_token",
+        "positions": "embeddings.position_embeddings",
+        "patches": "embeddings.patch_embeddings.projection",
+        "norm": "layernorm",
+        "blocks.0.attention_norm": "0.layernorm_before",
+        "blocks.0.mlp_norm": "0.layernorm_after",
+        "blocks.0.attention.to_query": ("0.attention.attention.query", "0.attention.q_proj"),
+        "blocks.0.attention.to_out": ("0.attention.output.dense", "0.attention.o_proj"),
+        "blocks.0.mlp.0": ("0.intermediate.dense", "0.mlp.fc1"),
+        "blocks.0.mlp.2": ("0.output.dense", "0.mlp.fc2"),
+    }
+    pair = {
+        4: ("0.attention.attention.key", "0.attention.attention.value"),
+        5: ("0.attention.k_proj", "0.attention.v_proj"),
+    }
+    layers = "encoder.network." + ("encoder.layer." if dialect == 4 else "layers.")
+
+    def renamed(tensors):
+        result = {name: t for name, t in tensors.items() if not name.startswith("encoder.")}
+        for name, tensor in tensors.items():
+            stem, _, part = name.removeprefix("encoder.").rpartition(".")
+            if name.startswith("encoder.") and "to_key_value" in name:
+                for other, half in zip(pair[dialect], tensor.chunk(2), strict=True):
+                    result[f"{layers}{other}.{part}"] = half.clone()
+            elif name.startswith("encoder."):
+                other = old.get(stem) or old[part]
+                other = other if isinstance(other, str) else other[dialect - 4]
+                whole = f"{layers}{other}" if other[0] == "0" else f"encoder.network.{other}"
+                result[f"{whole}.{part}" if stem else whole] = tensor
+        return result
+
+    config = dataclasses.asdict(SMALL)
+    for part, field in [("encoder", "registers"), ("decoder", "order"), ("decoder", "mlp"), ("decoder", "ends")]:
+        del config[part][field]
+    for field in ("background", "level", "camera"):
+        del config[field]
+    del config["triplane"]["frame"], config["field"]["optical_path"], config["decoder"]["out_bias"]
+    rewrite(saved, renamed, version="1", config=json.dumps(config))
+    loaded = load_model(saved)
+    assert loaded.config == SMALL
+    assert all(torch.equal(tensor, lrm.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+    rewrite(saved, lambda t: {**t, "encoder.network.stranger": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"unexpected encoder\.network\.stranger"):
+        load_model(saved)
+
+
 def test_a_folder_is_searched_for_its_model(saved):
     assert load_model(saved.parent).config == SMALL
     saved.rename(saved.with_name("only.safetensors"))
@@ -86,7 +137,7 @@ def test_tensors_that_do_not_fit_are_named(saved, change, message):
     ("metadata", "message"),
     [
         ({"format": "diffusers"}, "not a checkpoint of ours.*diffusers"),
-        ({"version": "9"}, "version 9, this code reads 1"),
+        ({"version": "9"}, "version 9, this code reads 1 and 2"),
         ({"config": "{}"}, "configuration in it cannot be read"),
         ({"config": "[1"}, "configuration in it cannot be read"),
         ({"config": "[1]"}, "configuration in it cannot be read"),

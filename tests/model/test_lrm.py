@@ -20,6 +20,7 @@ from model.lrm import (
     camera_numbers,
     config_from_json,
 )
+from tests.model import foreign
 
 
 def parameters(lrm: LRM) -> float:
@@ -111,9 +112,23 @@ def test_the_camera_is_the_pose_row_by_row_and_the_lens():
     assert camera_numbers(pose, lens).tolist() == [[*map(float, range(12)), 20, 21, 22, 23]]
 
 
-@pytest.mark.parametrize("name", SIZES)
-def test_configuration_survives_json(name):
-    assert config_from_json(json.loads(json.dumps(dataclasses.asdict(SIZES[name])))) == SIZES[name]
+@pytest.mark.parametrize("config", [*SIZES.values(), foreign.triposr_config(), foreign.openlrm_config()])
+def test_configuration_survives_json(config):
+    assert config_from_json(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+@pytest.mark.parametrize("config", [foreign.triposr_config(), foreign.openlrm_config(64)])
+def test_published_architectures_can_be_trained(config):
+    """Every parameter that a published network has takes part in its planes and field."""
+    torch.manual_seed(0)
+    lrm, size = LRM(config), config.encoder.image_size
+    for module in lrm.modules():
+        if isinstance(module, ModulatedNorm) and module.modulation is not None:
+            torch.nn.init.normal_(module.modulation.weight, std=0.1)
+    planes = lrm.planes(torch.rand(1, 3, size, size), torch.randn(1, 16))
+    density, colour = lrm.field(planes, torch.rand(1, 500, 3) - 0.5)
+    (density.square().mean() + colour.square().mean()).backward()
+    assert [name for name, p in lrm.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 @pytest.mark.parametrize(
@@ -125,6 +140,8 @@ def test_configuration_survives_json(name):
         lambda: DecoderConfig(width=6, heads=2, positions="sincos"),
         lambda: FieldConfig(colour_layers=0),
         lambda: LRMConfig(fill=1.2),
+        lambda: LRMConfig(background=1.2),
+        lambda: DecoderConfig(width=48, ends="residual"),
     ],
 )
 def test_impossible_dimensions_are_refused(make):

@@ -17,10 +17,12 @@ from PIL import Image
 from model import reconstruct as module
 from model import video
 from model.checkpoints import load_checkpoint, save_model
-from model.lrm import LRM, DecoderConfig, EncoderConfig, FieldConfig, LRMConfig, TriplaneConfig
+from model.lrm import LRM, DecoderConfig, EncoderConfig, FieldConfig, LRMConfig, TriplaneConfig, camera_numbers
+from model.photos import read_picture
 from model.reconstruct import Photograph, ReconstructConfig, frame_photo, reconstruct, upright_from_canonical
+from tests.model import foreign
 from tests.preprocess.onnx_networks import write_network
-from turntable import cameras
+from turntable import cameras, framing
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, EXIT_USAGE, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -209,6 +211,43 @@ def test_upright_is_the_inverse_of_making_canonical(elevation):
 
 def framed(photo: Path, **known: float):
     return frame_photo(np.asarray(Image.open(photo)), Photograph(**known), LRM(SMALL), TYPICAL)
+
+
+@pytest.mark.parametrize("family", ["openlrm", "triposr"])
+def test_published_layouts_are_reconstructed_with(photo, family, tmp_path):
+    """Through the same loader; the picture is prepared as the family's authors do."""
+    folder = getattr(foreign, f"write_{family}")(tmp_path / family)
+    lrm, extra = load_checkpoint(folder)
+    framed = frame_photo(read_picture(photo), Photograph(), lrm, extra)
+    size = lrm.config.encoder.image_size
+    assert framed.rgba.shape == (size, size, 4)
+    filled = np.ptp(np.flatnonzero((framed.rgba[..., 3] > 127).any(axis=0))) + 1
+    # A pixel of the photo at either end, which is enlarged.
+    assert filled / size == pytest.approx({"openlrm": 0.8, "triposr": 0.85}[family], abs=0.06)
+    given = torch.from_numpy(framing.on_background(framed.rgba, {"openlrm": 1.0, "triposr": 0.5}[family]))
+    camera = camera_numbers(*(torch.tensor(a[None]).float() for a in (framed.canonical_from_camera, framed.intrinsics)))
+    if family == "openlrm":
+        assert camera[0].tolist() == [1, 0, 0, 0, 0, 0, -1, -2, 0, 1, 0, 0, 0.75, 0.75, 0.5, 0.5]
+    with torch.no_grad():
+        expected = lrm.planes(given.permute(2, 0, 1)[None], camera)
+    assert torch.equal(module.planes_of(lrm, framed), expected)
+    assert len(reconstruct(photo, folder, resolution=24, level=0.01).faces) > 20
+
+
+def test_a_network_that_is_told_no_camera_says_so(photo, tmp_path):
+    folder = foreign.write_triposr(tmp_path / "x")
+    for known in ({"fov": 40.0}, {"distance": 2.0}):
+        with pytest.raises(UserError, match=r"not told a camera.*leave --fov and --distance out"):
+            reconstruct(photo, folder, Photograph(**known))
+
+
+def test_the_level_is_the_checkpoints_unless_another_is_given(photo, tmp_path):
+    torch.manual_seed(0)
+    save_model(tmp_path / "model.safetensors", LRM(replace(SMALL, level=0.2)), TYPICAL)
+    own = reconstruct(photo, tmp_path, resolution=24)
+    assert len(own.faces) == len(reconstruct(photo, tmp_path, resolution=24, level=0.2).faces) > 20
+    with pytest.raises(UserError, match="below the level 50"):
+        reconstruct(photo, tmp_path, resolution=24, level=50.0)
 
 
 def test_an_unknown_camera_is_the_typical_one(photo):

@@ -15,7 +15,7 @@ from model.triplane import PlaneUpsampler, TriplaneField, corners, gather
 def plain_field(field: TriplaneField, planes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Planes (B, 3, C, R, R), points (B, N, 3) as torch's own interpolation has it."""
     features = []
-    for plane, (column, row) in enumerate(field.axes):
+    for plane, (column, row) in enumerate(zip(field.axes[::2], field.axes[1::2], strict=True)):
         uv = points[..., [column, row]][:, None]
         sampled = F.grid_sample(planes[:, plane], uv, mode="bilinear", padding_mode="zeros", align_corners=False)
         features.append(sampled[:, :, 0].transpose(1, 2))
@@ -90,7 +90,7 @@ def test_gather_of_no_points_has_a_gradient_of_zeros():
 
 def test_corner_weights_sum_to_one_inside_the_texel_centres():
     points = torch.rand(200, 3, dtype=torch.float64) * 1.7 - 0.85
-    _, weights = corners(points, 8, 0, ((0, 1), (0, 2), (2, 1)))
+    _, weights = corners(points, 8, 0, [0, 1, 0, 2, 2, 1])
     torch.testing.assert_close(weights.view(-1, 3, 4).sum(-1), torch.ones(200, 3, dtype=torch.float64))
 
 
@@ -108,6 +108,23 @@ def test_a_texel_is_read_at_its_own_place(axes):
     nothing = field.density(torch.zeros_like(planes), torch.zeros(1, 1, 3))
     changed = field.density(planes, torch.stack([centre, elsewhere])[None])[0]
     assert changed[0] != nothing and changed[1] == nothing
+
+
+def test_a_frame_of_its_own_is_the_field_turned():
+    """TripoSR's: its input camera is on its +x, ours on our -y."""
+    torch.manual_seed(0)
+    turned, plain = (
+        TriplaneField(FieldConfig(width=8, region="box"), TriplaneConfig(channels=3, frame=frame)).double()
+        for frame in (("-y", "x", "z"), ("x", "y", "z"))
+    )
+    plain.load_state_dict(turned.state_dict())
+    planes = torch.randn(1, 3, 3, 6, 6, dtype=torch.float64)
+    points = torch.rand(1, 200, 3, dtype=torch.float64) * 2 - 1
+    x, y, z = points.unbind(-1)
+    for ours, theirs in zip(turned(planes, points), plain(planes, torch.stack([-y, x, z], -1)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    with pytest.raises(ValueError, match="frame must name each"):
+        TriplaneConfig(frame=("x", "-x", "z"))
 
 
 def test_density_neither_overflows_nor_dies():

@@ -23,6 +23,7 @@ class Fog:
     def __init__(self, density: float, region: Literal["ball", "box"] = "box") -> None:
         self.value = density
         self.region = region
+        self.optical_path: Literal["length", "unit"] = "length"
 
     def project(self, planes: Tensor) -> None:
         return None
@@ -155,6 +156,26 @@ def test_fog_absorbs_as_the_law_says_however_many_samples(samples):
     assert result.opacity.item() == pytest.approx(1 - through, rel=1e-5)
     expected = torch.tensor([0.2, 0.4, 0.6]) * (1 - through) + through
     torch.testing.assert_close(result.colour[0, 0], expected)
+
+
+def test_a_unit_path_is_as_long_for_every_ray():
+    """TripoSR's rule: the step in the exponent is a share of the ray's part in the box, whatever its length."""
+    fog = Fog(0.7)
+    fog.optical_path = "unit"
+    origins = torch.tensor([[[0.0, -3.0, 0.2], [-3.0, -1.5, 0.0], [0.0, -3.0, 5.0]]])
+    directions = torch.nn.functional.normalize(
+        torch.tensor([[[0.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]]), dim=-1
+    )
+    near, far = volume.clip(origins, directions, "box")
+    assert (far - near)[0, 1] < 0.9 * (far - near)[0, 0] and (far == near)[0, 2]
+    opacity = render(fog, torch.zeros(1), origins, directions, 16).opacity[0]
+    torch.testing.assert_close(opacity, torch.tensor([1 - math.exp(-0.7)] * 2 + [0.0]))
+
+
+def test_what_lies_before_a_very_dense_sample_is_not_lost():
+    weights = volume.sample_weights(torch.tensor([[0.5, 1e9, 1.0]]))
+    expected = [1 - math.exp(-0.5), math.exp(-0.5), 0.0]
+    torch.testing.assert_close(weights, torch.tensor([expected]))
 
 
 def test_a_wall_is_seen_at_its_distance():
