@@ -102,7 +102,10 @@ def _restore_moments(
     for entry, value in moments.items():
         name, _, key = entry.rpartition("/")
         if name not in parameters:
-            raise CheckpointError(f"{folder}: optimiser.safetensors names {name}, which the model has not")
+            raise CheckpointError(
+                f"{folder}: optimiser.safetensors names {name}, which the model has not; a run that an older version of"
+                " Turntable began can be used, but not continued"
+            )
         # AdamW keeps its step count on the CPU, its moments beside the parameter.
         place = value if key == "step" else value.to(parameters[name].device)
         optimiser.state[parameters[name]][key] = place
