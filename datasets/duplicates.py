@@ -160,15 +160,19 @@ def _measure(a: Shape, b: Shape, b_from_a: np.ndarray, limits: Limits, count: in
 
 
 def near_duplicates(
-    points: Callable[[int], np.ndarray], numbers: Sequence[int], limits: Limits = Limits()
+    points: Callable[[int], np.ndarray],
+    numbers: Sequence[int],
+    limits: Limits = Limits(),
+    signatures: np.ndarray | None = None,
 ) -> Iterator[Pair]:
     """Every pair of near-duplicates among `numbers`, whose surface points (N, 3) `points` gives, one object at a time.
 
-    Pairs that others already tie together are not compared: of a hundred copies 99 pairs come out.
+    `signatures`: (len(numbers), 128), where they are known. Pairs that others already tie together are not compared: of a
+    hundred copies 99 pairs come out. What is kept in memory is a signature an object, and 64 shapes.
     """
     if len(numbers) < 2:
         return
-    pairs = candidates(np.stack([signature(points(number)) for number in numbers]))
+    pairs = candidates(np.stack([signature(points(n)) for n in numbers]) if signatures is None else signatures)
     shape = functools.lru_cache(maxsize=64)(lambda place: Shape(points(numbers[place])))
     groups = Groups(len(numbers))
     for first, second in pairs.tolist():

@@ -236,6 +236,13 @@ class ShardReader:
         points, normals, solid = (self._row(name, index) for name in GEOMETRY_PARTS)
         return Geometry(points, normals.astype(np.float32), unpack_solid(solid))
 
+    def points(self, index: int) -> np.ndarray:
+        """(N, 3) float32 surface points alone."""
+        self._views(index)
+        if not self.has_geometry:
+            raise ShardError(f"{self.path}: stores no geometry, so no surface points")
+        return self._row("points", index)
+
     def _png(self, name: str, index: int, view: int) -> np.ndarray:
         size = next((s for n, s in self.layout if n == name), None)
         if size is None:

@@ -20,7 +20,7 @@ import tyro
 from tqdm import tqdm
 
 from datasets.catalogue import read_uids
-from datasets.duplicates import Groups, Limits, Pair, near_duplicates
+from datasets.duplicates import Groups, Limits, Pair, near_duplicates, signature
 from datasets.filter import class_of, copy_objects, write_list
 from datasets.order import permutation
 from datasets.shards import ShardSet
@@ -117,14 +117,14 @@ def find_pairs(shards: ShardSet, numbers: Sequence[int], config: SplitConfig) ->
     comparable = [number for number in numbers if shards.place(number)[0].has_geometry]
     if len(comparable) < len(numbers):
         log.warning("%d objects have no geometry and are not compared", len(numbers) - len(comparable))
-    bar = tqdm(desc="near-duplicates", unit="object")
 
     def points(number: int) -> np.ndarray:
-        bar.update()
-        return shards.geometry(number).points
+        reader, place = shards.place(number)
+        return reader.points(place)
 
-    with bar:
-        return list(near_duplicates(points, comparable, config.limits))
+    seen = tqdm(comparable, desc="near-duplicates", unit="object")
+    signatures = np.stack([signature(points(number)) for number in seen]) if comparable else np.empty((0, 0))
+    return list(near_duplicates(points, comparable, config.limits, signatures))
 
 
 def split(shards: ShardSet, numbers: Sequence[int], pairs: Sequence[Pair], config: SplitConfig) -> Split:
