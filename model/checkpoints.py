@@ -21,7 +21,7 @@ from model import conversion, hub, openlrm, triposr
 from model.conversion import Sizes, Table
 from model.encoder_weights import UNUSED, renamed, transformers_table
 from model.families import Extra, Family
-from model.lrm import LRM, config_from_json
+from model.lrm import LRM, config_from_json, without_weights
 from model.tensors import SUFFIXES, CheckpointError, read_tensors
 from turntable.files import atomic_path
 
@@ -120,7 +120,7 @@ def _load_own(file: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str
         raise CheckpointError(
             f"{file}: the configuration in it cannot be read ({error!r}); was it written by a newer version?"
         ) from error
-    lrm = LRM(config, load_weights=False)
+    lrm = without_weights(config)
     if version == "1":
         tensors = renamed(tensors, config.encoder.kind, _ENCODER_1)
         conversion.load(lrm, tensors, _table_1(lrm), file, [_ENCODER_1 + name for name in UNUSED])
@@ -153,6 +153,6 @@ def _load_foreign(file: Path, tensors: dict[str, Tensor]) -> tuple[LRM, Extra]:
         raise CheckpointError(f"{file}: the configuration beside it cannot be read ({error})") from error
     except ValueError as error:
         raise error if isinstance(error, CheckpointError) else CheckpointError(f"{file}: {error}") from error
-    lrm = LRM(config, load_weights=False)
+    lrm = without_weights(config)
     conversion.load(lrm, tensors, family.table(config, tensors), file, family.unused)
     return lrm, {"family": family.name, **extra}

@@ -40,7 +40,8 @@ class Origin:
             return tensors[self.names[0]].flatten(2).transpose(1, 2).flatten(0, 1)
         if parts > 1:
             whole = tensors[self.names[0]]
-            return whole[len(whole) * first // parts : len(whole) * last // parts]
+            # A copy: two parameters must not share memory.
+            return whole[len(whole) * first // parts : len(whole) * last // parts].clone()
         return torch.cat([tensors[name] for name in self.names]) if len(self.names) > 1 else tensors[self.names[0]]
 
     def shapes(self, ours: Shape) -> dict[str, Shape]:
@@ -76,9 +77,10 @@ def own_names(network: nn.Module) -> Table:
 def load(
     network: nn.Module, tensors: Mapping[str, Tensor], table: Table, file: Path, unused: Iterable[str] = ()
 ) -> None:
-    """Copies `tensors` into `network`: each must be there, of the right shape, finite, and used; else a CheckpointError.
+    """Makes `tensors` the parameters of `network`: each must be there, of the right shape, finite, and used.
 
-    `unused` names tensors that the published network has without using them.
+    Anything else is a CheckpointError. The network may be on the device `meta` (`model.lrm.without_weights`): it takes the
+    tensors over, in its own precision. `unused` names tensors that the published network has without using them.
     """
     ours = network.state_dict()
     expected: dict[str, Shape] = {}
@@ -95,7 +97,8 @@ def load(
         raise CheckpointError(
             f"{file}: {', '.join(broken[:5])} ({len(broken)} tensors) are not finite; its training diverged"
         )
-    network.load_state_dict({name: where.take(tensors) for name, where in table.items()})
+    taken = {name: where.take(tensors).to(ours[name].dtype).contiguous() for name, where in table.items()}
+    network.load_state_dict(taken, assign=True)
 
 
 def misfits(found: Mapping[str, Shape], expected: Mapping[str, Shape], unused: set[str]) -> list[str]:

@@ -140,7 +140,9 @@ class TriplaneDecoder(nn.Module):
             self.positions = nn.Parameter(torch.randn(count, config.width) / math.sqrt(config.width))
             self.plane_vectors = None
         else:
-            self.register_buffer("positions", sincos_positions(config.tokens, config.width), persistent=False)
+            with torch.device("cpu"):  # real also where the parameters are on `meta`
+                positions = sincos_positions(config.tokens, config.width)
+            self.register_buffer("positions", positions, persistent=False)
             self.plane_vectors = nn.Parameter(torch.randn(3, 1, config.width) * 0.5)
         self.blocks = nn.ModuleList(Block(config, context_width) for _ in range(config.layers))
         self.ends = ResidualEnds(config.width) if config.ends == "residual" else None

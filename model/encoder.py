@@ -99,8 +99,10 @@ class ImageEncoder(nn.Module):
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width, eps=_norm_epsilon(config))
-        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(config.deviation).view(3, 1, 1), persistent=False)
+        with torch.device("cpu"):  # Constants that no checkpoint brings: real also where the parameters are on `meta`.
+            mean, deviation = torch.tensor(config.mean), torch.tensor(config.deviation)
+        self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
+        self.register_buffer("deviation", deviation.view(3, 1, 1), persistent=False)
         self._begin_at_random()
         if config.weights and load_weights:
             from model.encoder_weights import load_encoder

@@ -1,14 +1,15 @@
 """Published models by name: where they are, and where they are kept once they are here.
 
 Files are downloaded into `$TURNTABLE_CACHE/weights` (`~/.cache/turntable/weights` without that variable), each checked
-against the SHA-256 that the Hugging Face hub states. A machine without a network takes files that somebody laid there.
+against a known SHA-256 or the one that the Hugging Face hub states. A machine without a network takes files that somebody laid there.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from turntable import download
@@ -31,6 +32,8 @@ class Repository:
     files: tuple[str, ...]
     licence: str | None = None
     """SPDX identifier of the weights."""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """Of files of which it is known; of the others the hub's own word is taken."""
 
 
 def _openlrm(name: str) -> Repository:
@@ -43,7 +46,16 @@ PUBLISHED: dict[str, Repository] = {
         for data in ("obj", "mix")
         for size in ("small", "base", "large")
     },
-    "triposr": Repository("stabilityai/TripoSR", ("config.yaml", "model.ckpt"), "MIT"),
+    "triposr": Repository(
+        "stabilityai/TripoSR",
+        ("config.yaml", "model.ckpt"),
+        "MIT",
+        # Of its revision 5b521936, the only one of the weights.
+        {
+            "config.yaml": "74ca708ce086bf68e97709ea6b3d91f14717921c04691e84043f0eb8fcc68e62",
+            "model.ckpt": "429e2c6b22a0923967459de24d67f05962b235f79cde6b032aa7ed2ffcd970ee",
+        },
+    ),
 }
 """Name for --checkpoint -> what it stands for."""
 
@@ -62,7 +74,7 @@ def obtain(repository: Repository) -> Path:
         if (folder / file).exists():
             continue
         try:
-            download.obtain(hub, relative, folder / file, PATIENCE)
+            download.obtain(hub, relative, folder / file, PATIENCE, repository.sha256.get(file))
         except download.DownloadError as error:
             raise HubError(
                 f"{error}. Expected: {folder / file}, from {hub}/{relative}; a copy of it may be laid there by hand"

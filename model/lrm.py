@@ -75,6 +75,12 @@ class LRM(nn.Module):
         return self.planes(image, camera)
 
 
+def without_weights(config: LRMConfig) -> LRM:
+    """The network with parameters on the device `meta`: nothing is allocated or drawn for what a checkpoint will bring."""
+    with torch.device("meta"):
+        return LRM(config, load_weights=False)
+
+
 def camera_numbers(canonical_from_camera: Tensor, intrinsics: Tensor) -> Tensor:
     """(..., 3, 4) canonical pose and (..., 4) framed intrinsics -> (..., 16), what `LRM.planes` takes."""
     return torch.cat([canonical_from_camera.flatten(-2), intrinsics], dim=-1)

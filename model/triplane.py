@@ -125,7 +125,8 @@ class TriplaneField(nn.Module):
         self.config = config
         self.axes = tuple(axis for axis, _ in triplane.directions)
         signs = [sign for _, sign in triplane.directions]
-        self.register_buffer("signs", torch.tensor(signs) if min(signs) < 0 else None, persistent=False)
+        with torch.device("cpu"):  # real also where the parameters are on `meta`
+            self.register_buffer("signs", torch.tensor(signs) if min(signs) < 0 else None, persistent=False)
         inputs = 3 * triplane.channels
         if config.heads == "joint":
             self.joint = _mlp(inputs, config.width, config.density_layers, 4, config.activation)

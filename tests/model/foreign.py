@@ -11,7 +11,21 @@ from torch import Tensor
 
 from model import openlrm, triposr
 from model.families import Family
-from model.lrm import LRM, DecoderConfig, EncoderConfig, FieldConfig, LRMConfig, TriplaneConfig
+from model.lrm import DecoderConfig, EncoderConfig, FieldConfig, LRMConfig, TriplaneConfig, without_weights
+
+TRIPOSR = LRMConfig(
+    EncoderConfig(
+        "vit", 512, 16, 768, 12, 12, 4, 224, mean=triposr.IMAGENET_MEAN, deviation=triposr.IMAGENET_DEVIATION
+    ),
+    DecoderConfig(16, 1024, 16, 4, 32, 0, order="self-cross", mlp="geglu", out_bias=True, ends="residual"),
+    TriplaneConfig(2, 40, axes=((0, 1), (0, 2), (1, 2)), frame=("-y", "x", "z")),
+    FieldConfig("joint", 64, 9, 2, "silu", "exp", colour_margin=0.0, region="box", optical_path="unit"),
+    fill=0.85,
+    background=0.5,
+    level=25.0,
+    camera="supposed",
+)
+"""The published one, as facts about it say."""
 
 
 def openlrm_config(width: int = 128) -> LRMConfig:
@@ -42,16 +56,20 @@ def triposr_config() -> LRMConfig:
     )
 
 
+def shapes(config: LRMConfig, family: Family) -> dict[str, tuple[int, ...]]:
+    """The family's names and their tensors' shapes."""
+    split = {f"transformer.layers.{i}.cross_attn.q_proj_weight": torch.zeros(0) for i in range(config.decoder.layers)}
+    table = family.table(config, split if config.decoder.width != config.encoder.hidden else {})
+    ours, result = without_weights(config).state_dict(), {}
+    for name, where in table.items():
+        result |= where.shapes(tuple(ours[name].shape))
+    return result
+
+
 def tensors(config: LRMConfig, family: Family, seed: int = 0) -> dict[str, Tensor]:
     """Random tensors of the right shapes under the family's names."""
-    split = {"transformer.layers.0.cross_attn.q_proj_weight": torch.zeros(0)}
-    table = family.table(config, split if config.decoder.width != config.encoder.hidden else {})
     generator = torch.Generator().manual_seed(seed)
-    ours, result = LRM(config).state_dict(), {}
-    for name, where in table.items():
-        for other, shape in where.shapes(tuple(ours[name].shape)).items():
-            result[other] = torch.randn(shape, generator=generator) * 0.1
-    return result
+    return {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes(config, family).items()}
 
 
 def write_openlrm(folder: Path, config: LRMConfig | None = None, **settings: object) -> Path:

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.checkpoints import FILE_NAME, CheckpointError, load_checkpoint, load_model, save_model
-from model.lrm import LRM, DecoderConfig, EncoderConfig, FieldConfig, LRMConfig, TriplaneConfig
+from model.lrm import LRM, SIZES, DecoderConfig, EncoderConfig, FieldConfig, LRMConfig, TriplaneConfig
+from tests.model import foreign
 
 SMALL = LRMConfig(
     EncoderConfig("vit", 32, 16, 16, 1, 2, weights="somewhere/that-is-gone"),
@@ -46,7 +47,8 @@ def test_what_is_saved_comes_back(lrm, saved):
     loaded, extra = load_checkpoint(saved)
     assert loaded.config == SMALL
     assert extra == {"step": 12, "licences": ["by"], "camera_distance": 2.1}
-    assert not loaded.training
+    assert not loaded.training and all(p.requires_grad for p in loaded.parameters())
+    assert not any(tensor.is_meta for tensor in [*loaded.parameters(), *loaded.buffers()])
     image, camera = torch.rand(1, 3, 32, 32), torch.rand(1, 16)
     assert torch.equal(loaded.planes(image, camera), lrm.planes(image, camera))
     assert list(saved.parent.iterdir()) == [saved]
@@ -109,6 +111,29 @@ def test_a_folder_is_searched_for_its_model(saved):
     (saved.parent / "other.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"only\.safetensors.*name one"):
         load_model(saved.parent)
+
+
+def test_every_size_comes_back_whole(tmp_path):
+    """Constants that no file holds (normalisation, sines of positions) are there too."""
+    torch.manual_seed(0)
+    tiny = LRM(SIZES["tiny"])
+    save_model(tmp_path / FILE_NAME, tiny, {})
+    image, camera = torch.rand(1, 3, 128, 128), torch.rand(1, 16)
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path).planes(image, camera), tiny.planes(image, camera))
+
+
+def test_a_loaded_network_can_be_saved_again(tmp_path):
+    """Parameters cut from one fused matrix share no memory, which safetensors would refuse; half precision becomes single."""
+    folder = foreign.write_openlrm(tmp_path / "x", foreign.openlrm_config(64))
+    halves = {name: tensor.half() for name, tensor in load_file(folder / FILE_NAME).items()}
+    save_file(halves, folder / FILE_NAME)
+    lrm, extra = load_checkpoint(folder)
+    assert {tensor.dtype for tensor in lrm.state_dict().values()} == {torch.float32}
+    save_model(tmp_path / "own" / FILE_NAME, lrm, extra)
+    again, extra_again = load_checkpoint(tmp_path / "own")
+    assert again.config == lrm.config and extra_again == extra
+    assert all(torch.equal(tensor, lrm.state_dict()[name]) for name, tensor in again.state_dict().items())
 
 
 def test_nothing_there_is_said(tmp_path):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model import hub, tensors
+from model import hub, openlrm, tensors, triposr
 from model.checkpoints import CheckpointError, load_checkpoint
-from model.conversion import Origin
+from model.conversion import Origin, Sizes
+from model.lrm import SIZES
 from model.tensors import read_tensors
 from tests.datasets import mirror
 from tests.model import foreign
@@ -226,12 +229,36 @@ def test_a_published_name_is_downloaded_once_and_resumed(the_hub, tmp_path, monk
     folder = tmp_path / "cache" / "weights" / "stabilityai--TripoSR"
     for needed in (str(folder / "config.yaml"), "http://127.0.0.1:9/stabilityai/TripoSR/resolve/main/config.yaml"):
         assert needed in str(caught.value)
+    assert hub.PUBLISHED["triposr"].sha256["model.ckpt"].startswith("429e2c6b")
     # Files laid there by hand are used; what is still missing is named.
     foreign.write_triposr(folder)
     assert load_checkpoint("triposr")[1]["licences"] == ["MIT"]
     (folder / "model.ckpt").unlink()
     with pytest.raises(UserError, match=r"resolve/main/model\.ckpt"):
         load_checkpoint("triposr")
+
+
+@pytest.mark.parametrize(("size", "gigabytes"), [("small", 0.446), ("base", 1.04), ("large", 1.81)])
+def test_openlrms_published_sizes(size, gigabytes):
+    """Its model card gives files of 446 MB, 1.04 GB and 1.81 GB; nothing but single-precision tensors is in them."""
+    config = replace(SIZES[size], fill=0.8, level=3.0, camera="supposed")
+    shapes = foreign.shapes(config, openlrm.FAMILY)
+    published = 4 * sum(math.prod(shape) for shape in shapes.values()) / 1e9
+    assert published == pytest.approx(gigabytes, abs=0.5 * 10 ** (-3 if size == "small" else -2))
+    found = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    assert openlrm.describe(Sizes(Path("x"), found), Path("nowhere"))[0] == config
+
+
+def test_triposrs_published_size():
+    """549 tensors in 1,677,246,742 bytes, of which an archive's own part is at most 500 a tensor."""
+    shapes = foreign.shapes(foreign.TRIPOSR, triposr.FAMILY)
+    pooler = {"weight": (768, 768), "bias": (768,)}
+    shapes |= {f"image_tokenizer.model.pooler.dense.{name}": shape for name, shape in pooler.items()}
+    assert len(shapes) == 549
+    numbers = 4 * sum(math.prod(shape) for shape in shapes.values())
+    assert 0 < 1_677_246_742 - numbers < 549 * 500
+    found = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    assert triposr.describe(Sizes(Path("x"), found), Path("nowhere"))[0] == foreign.TRIPOSR
 
 
 def test_every_published_name_is_a_repository_of_the_hub():
