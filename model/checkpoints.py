@@ -74,10 +74,10 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> tup
     published = hub.PUBLISHED.get(str(path)) if not Path(path).exists() else None
     file = find_checkpoint(Path(path) if published is None else hub.obtain(published))
     tensors, metadata = read_tensors(file)
-    if "format" in metadata:
+    if metadata.get("format") == FORMAT:
         lrm, extra = _load_own(file, tensors, metadata)
     else:
-        lrm, extra = _load_foreign(file, tensors)
+        lrm, extra = _load_foreign(file, tensors, metadata.get("format"))
     if published is not None:
         extra |= {"name": str(path), "licences": [published.licence]}
     return lrm.to(device).eval(), extra
@@ -107,10 +107,6 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def _load_own(file: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> tuple[LRM, Extra]:
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{file}: a safetensors file, but not a checkpoint of ours (format {metadata.get('format')!r}, expected {FORMAT!r})"
-        )
     version = metadata.get("version")
     if version not in READ:
         raise CheckpointError(f"{file}: checkpoint version {version}, this code reads {' and '.join(READ)}")
@@ -139,17 +135,18 @@ def _table_1(lrm: LRM) -> Table:
     return table | transformers_table(encoder.kind, encoder.layers, "encoder.", _ENCODER_1)
 
 
-def _load_foreign(file: Path, tensors: dict[str, Tensor]) -> tuple[LRM, Extra]:
+def _load_foreign(file: Path, tensors: dict[str, Tensor], stated: str | None) -> tuple[LRM, Extra]:
+    """`stated` is the format that the file names, which Hugging Face's libraries call "pt" whatever is in it."""
     family = next((family for family in FAMILIES if family.mark in tensors), None)
     if family is None:
         known = " or ".join(family.name for family in FAMILIES)
         raise CheckpointError(
-            f"{file}: not a checkpoint of ours, nor one in the layout of {known}: it has no tensor called"
-            f" {' or '.join(family.mark for family in FAMILIES)} (it has {', '.join(list(tensors)[:3])}, …)"
+            f"{file}: not a checkpoint of ours (format {stated!r}, ours is {FORMAT!r}), nor one in the layout of {known}: it has"
+            f" no tensor called {' or '.join(family.mark for family in FAMILIES)} (it has {', '.join(list(tensors)[:3])}, …)"
         )
     try:
         config, extra = family.describe(Sizes(file, tensors), file.parent)
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{file}: the configuration beside it cannot be read ({error})") from error
     except ValueError as error:
         raise error if isinstance(error, CheckpointError) else CheckpointError(f"{file}: {error}") from error

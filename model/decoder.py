@@ -55,7 +55,7 @@ class DecoderConfig:
     it added to the tokens."""
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
+        if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads {self.heads}, got {self.width}")
         if self.positions == "sincos" and self.width % 4:
             raise ValueError(f"width must be a multiple of 4 for sincos positions, got {self.width}")

@@ -51,7 +51,7 @@ class EncoderConfig:
         for side in (self.image_size, self.position_size or self.image_size):
             if side <= 0 or side % self.patch_size:
                 raise ValueError(f"picture side must be a multiple of patch_size {self.patch_size}, got {side}")
-        if self.hidden % self.heads:
+        if self.heads < 1 or self.hidden % self.heads:
             raise ValueError(f"hidden must be a multiple of heads {self.heads}, got {self.hidden}")
 
     @property

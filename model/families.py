@@ -11,8 +11,12 @@ from torch import Tensor
 
 from model.conversion import Sizes, Table
 from model.lrm import LRMConfig
+from model.tensors import CheckpointError
+from turntable.files import read_json
 
 Extra = dict[str, Any]
+MAX_SETTINGS_BYTES = 1 << 16
+"""A larger configuration file is none."""
 
 
 @dataclass(frozen=True)
@@ -28,3 +32,25 @@ class Family:
     """Where each tensor of that network lies in the file."""
     unused: tuple[str, ...] = ()
     """Tensors of the published network that take no part in it."""
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """What a JSON or YAML file says by name, or nothing where there is no such file. Plain values only: no objects are built."""
+    if not file.is_file():
+        return {}
+    if file.stat().st_size > MAX_SETTINGS_BYTES:
+        raise CheckpointError(f"{file}: {file.stat().st_size:,} bytes, more than a configuration has; refused")
+    content = read_json(file) if file.suffix == ".json" else _read_yaml(file)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: holds no settings by name")
+    return content
+
+
+def _read_yaml(file: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(file.read_bytes())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{file}: not a readable YAML file ({reason[:200]})") from error

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from model.conversion import Origin, Sizes, Table, both, origin
 from model.encoder_weights import dinov2_table
-from model.families import Extra, Family
+from model.families import Extra, Family, read_settings
 from model.lrm import DecoderConfig, EncoderConfig, FieldConfig, LRMConfig, TriplaneConfig
 from model.tensors import CheckpointError
-from turntable.files import read_json
 
 HEAD_WIDTH = 64
 """Of every published model, encoder and decoder alike."""
@@ -32,9 +31,7 @@ CAMERA: Extra = {"camera_distance": 2.0, "camera_focal": 0.75}
 
 def describe(sizes: Sizes, folder: Path) -> tuple[LRMConfig, Extra]:
     """The network in a file, from its tensors' shapes; `config.json` beside it must agree and gives the number of heads."""
-    settings = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{folder / 'config.json'}: holds no settings by name")
+    settings = read_settings(folder / "config.json")
     decoder, triplane = _decoder(sizes, settings), _triplane(sizes)
     encoder = _encoder(sizes, INPUT_SIZES.get(decoder.width, OTHER_INPUT_SIZE))
     config = LRMConfig(encoder, decoder, triplane, _field(sizes), fill=0.8, level=3.0, camera="supposed")

@@ -16,10 +16,8 @@ from torch import Tensor
 
 from model.conversion import Origin, Sizes, Table, both, origin
 from model.encoder_weights import UNUSED, transformers_table
-from model.families import Extra, Family
+from model.families import Extra, Family, read_settings
 from model.lrm import DecoderConfig, EncoderConfig, FieldConfig, LRMConfig, TriplaneConfig
-from model.tensors import CheckpointError
-from turntable.files import read_json
 
 RADIUS = 0.87
 """Half the side of its box, in its units."""
@@ -27,7 +25,6 @@ DISTANCE, FOV_DEG = 1.9, 40.0
 """Of the supposed camera, in its units."""
 IMAGE_SIZE = 512
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MAX_SETTINGS_BYTES = 1 << 16
 DINO_VITB16 = {"hidden_size": 768, "num_attention_heads": 12}
 """What facebook/dino-vitb16's own configuration says, for where `vit_config.json` is not there."""
 _VIT = "image_tokenizer.model."
@@ -35,7 +32,7 @@ _VIT = "image_tokenizer.model."
 
 def describe(sizes: Sizes, folder: Path) -> tuple[LRMConfig, Extra]:
     """The network in a file, from its tensors' shapes; the configuration files beside it must agree and give what shapes do not."""
-    settings = _settings(folder / "config.yaml")
+    settings = read_settings(folder / "config.yaml")
     encoder, decoder = _encoder(sizes, folder, settings), _decoder(sizes, settings)
     _, channels, upsample, _ = sizes.of("post_processor.upsample.weight", 4)
     triplane = TriplaneConfig(upsample, channels, axes=((0, 1), (0, 2), (1, 2)), frame=("-y", "x", "z"))
@@ -69,26 +66,13 @@ def _stated(config: LRMConfig) -> dict[str, dict[str, object]]:
             "n_hidden_layers": field.density_layers,
             "activation": "silu",
         },
-        "renderer": {"feature_reduction": "concat", "density_bias": -1.0, "color_activation": "sigmoid"},
+        "renderer": {
+            "feature_reduction": "concat",
+            "density_activation": "exp",
+            "density_bias": -1.0,
+            "color_activation": "sigmoid",
+        },
     }
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    """The YAML file's content, or nothing where it is not there. Plain values only: `safe_load` builds no objects."""
-    import yaml
-
-    if not file.is_file():
-        return {}
-    if file.stat().st_size > MAX_SETTINGS_BYTES:
-        raise CheckpointError(f"{file}: {file.stat().st_size:,} bytes, more than a configuration has; refused")
-    try:
-        content = yaml.safe_load(file.read_bytes())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{file}: not a readable YAML file ({reason[:200]})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: holds no settings by name")
-    return content
 
 
 def _part(settings: Mapping[str, Any], section: str) -> dict[str, Any]:
@@ -100,7 +84,7 @@ def _encoder(sizes: Sizes, folder: Path, settings: Mapping[str, Any]) -> Encoder
     hidden = sizes.of(_VIT + "embeddings.cls_token", 3)[2]
     patch = sizes.of(_VIT + "embeddings.patch_embeddings.projection.weight", 4)[3]
     places = sizes.of(_VIT + "embeddings.position_embeddings", 3)[1] - 1
-    vit = read_json(folder / "vit_config.json") if (folder / "vit_config.json").is_file() else DINO_VITB16
+    vit = read_settings(folder / "vit_config.json") or DINO_VITB16
     config = EncoderConfig(
         "vit",
         image_size=int(settings.get("cond_image_size", IMAGE_SIZE)),

@@ -76,7 +76,8 @@ def write_openlrm(folder: Path, config: LRMConfig | None = None, **settings: obj
     """`config.json` and `model.safetensors`; returns the folder."""
     config = config or openlrm_config()
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors(config, openlrm.FAMILY), folder / "model.safetensors")
+    # "pt" is what Hugging Face's libraries write there.
+    save_file(tensors(config, openlrm.FAMILY), folder / "model.safetensors", {"format": "pt"})
     stated = {
         "transformer_dim": config.decoder.width,
         "transformer_heads": config.decoder.heads,

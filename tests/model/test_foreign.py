@@ -125,7 +125,13 @@ def test_triposrs_configuration_is_read_without_trust(tmp_path):
         (f"a: !!python/object/apply:os.mkdir ['{sprung}']", "not a readable YAML file"),
         ("a: [1", "not a readable YAML file"),
         ("- 1", "holds no settings by name"),
-        ("backbone: {num_attention_heads: many}", "invalid literal|cannot be read"),
+        ("backbone: {num_attention_heads: many}", "invalid literal"),
+        ("backbone: {num_attention_heads: 0}", "width must be a multiple of heads 0"),
+        ("backbone: {num_attention_heads: 2}\nrenderer: {radius: 0}", "configuration beside it cannot be read"),
+        (
+            "backbone: {num_attention_heads: 2}\nrenderer: {density_activation: relu}",
+            "density_activation is 'relu' there",
+        ),
         (" " * (1 << 17), "more than a configuration has"),
     ):
         (folder / "config.yaml").write_text(content)
