@@ -43,11 +43,9 @@ def _coloured(rng: Rng, value: np.ndarray) -> np.ndarray:
 def cells(rng: Rng, side: int = TEXTURE_SIDE) -> np.ndarray:
     """Tiles of random outline (Voronoi 1908), each of one colour with a little noise."""
     count = int(rng.integers(8, 120))
-    points = rng.random((count, 2)) * side
-    grid = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1)
-    # Distances at a quarter of the side are enough for the outlines of made-up tiles.
-    nearest = np.argmin(((grid[::2, ::2, None] - points) ** 2).sum(-1), axis=-1)
-    nearest = cv2.resize(nearest.astype(np.float32), (side, side), interpolation=cv2.INTER_NEAREST).astype(int)
+    points = rng.random((count, 2), dtype=np.float32) * side
+    grid = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).astype(np.float32)
+    nearest = np.argmin(((grid[:, :, None] - points) ** 2).sum(-1), axis=-1)
     return colours(rng, count)[nearest] + rng.uniform(0, 0.4) * (clouds(rng, side)[..., None] - 0.5)
 
 
@@ -128,7 +126,13 @@ def surroundings(rng: Rng, textures: Sequence[np.ndarray], size: int) -> Ground:
     u = across * np.cos(turn) - along * np.sin(turn)
     v = across * np.sin(turn) + along * np.cos(turn)
     texture = textures[rng.integers(len(textures))].astype(np.float32) / 255
-    floor = cv2.remap(texture, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    near, far = (
+        cv2.remap(each, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        for each in (texture, cv2.blur(texture, (13, 13)))
+    )
+    # Far away a pixel covers many of the texture's, and would sparkle.
+    covered = ((zoom * depth**2 / size - 1) / 5).clip(0, 1)[..., None]
+    floor = near * (1 - covered) + far * covered
     light = 1 + rng.uniform(-0.3, 0.3) * (y - horizon)[..., None]
     return Ground(np.where(y[..., None] > horizon, floor * light, picture), max(horizon, 0.0))
 
@@ -179,6 +183,16 @@ def relit(rng: Rng, rgb: np.ndarray, strength: float) -> np.ndarray:
     return (saturated * gain).clip(0, 1) ** np.float32(np.exp(rng.normal(0, 0.2 * strength)))
 
 
+def repainted(rng: Rng, rgb: np.ndarray, textures: Sequence[np.ndarray]) -> np.ndarray:
+    """Another object of the same shape and shading: channels exchanged, a pattern or a tint laid on it, or neither."""
+    if rng.random() < 0.5:
+        rgb = rgb[..., rng.permutation(3)]
+    if rng.random() < 0.4:
+        pattern = _view_of(rng, textures[rng.integers(len(textures))], len(rgb))
+        rgb = rgb * (rng.uniform(0.2, 0.6) + pattern)
+    return rgb.clip(0, 1)
+
+
 def composite(
     rng: Rng, render: np.ndarray | None, textures: Sequence[np.ndarray], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +201,8 @@ def composite(
     front = np.zeros((size, size, 4), np.float32) if render is None else placed(rng, render, ground.horizon, size)
     matte = front[..., 3]
     behind = relit(rng, ground.picture.clip(0, 1), 0.7) * shadow(rng, matte)[..., None]
-    object_colour = relit(rng, front[..., :3] / np.maximum(matte, 1e-3)[..., None], 0.6)
+    straight = front[..., :3] / np.maximum(matte, 1e-3)[..., None]
+    object_colour = relit(rng, repainted(rng, straight, textures), 0.6)
     picture = relit(rng, object_colour * matte[..., None] + behind * (1 - matte[..., None]), 0.3)
     if rng.random() < 0.5:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.8))
