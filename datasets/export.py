@@ -20,7 +20,6 @@ import tyro
 from tqdm import tqdm
 
 from datasets.attribution import attribution
-from datasets.catalogue import read_uids
 from datasets.destinations import Destination, Folders, Tars
 from datasets.exported import Exported, Files, Layout, Unexportable
 from datasets.layout_nerfstudio import nerfstudio
@@ -120,22 +119,11 @@ class Failure:
     message: str
 
 
-def chosen(shards: ShardSet, uids: Path | None) -> list[int]:
-    """Indices of the objects that are asked for, in the shards' order."""
-    if uids is None:
-        return list(range(len(shards)))
-    wanted = set(read_uids(uids))
-    unknown = sorted(wanted - set(shards.uids))
-    if unknown:
-        raise UserError(f"--uids {uids}: {len(unknown)} of its uids are not in the shards, the first is {unknown[0]}")
-    return [index for index, uid in enumerate(shards.uids) if uid in wanted]
-
-
 def export(config: ExportConfig) -> Summary:
     """Does what is missing in `config.out`."""
     assert config.format is not None and config.out is not None
     shards = ShardSet(config.shards)
-    indices = chosen(shards, config.uids)
+    indices = sorted(shards.listed(config.uids))
     with only_run(config.out):
         command_line.claim_folder(config.out, config, FREE)
         destination = _destination(config)
@@ -197,7 +185,7 @@ def _write_lists(config: ExportConfig, shards: ShardSet, present: set[str]) -> N
 def list_attribution(config: ExportConfig) -> None:
     """Prints the objects' creators and licences, or writes them to `config.out`."""
     shards = ShardSet(config.shards)
-    text = attribution(shards.record(index) for index in chosen(shards, config.uids))
+    text = attribution(shards.record(index) for index in sorted(shards.listed(config.uids)))
     if config.out is None:
         print(text)
         return

@@ -51,10 +51,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from datasets.catalogue import read_uids
 from datasets.pictures import PASS_CHANNELS, decode_normal, decode_png
 from datasets.shard_tables import GEOMETRY_PARTS, Blobs, Tables, open_tables
 from datasets.storage import BlockCache, ShardError
 from turntable import framing
+from turntable.errors import UserError
 from turntable.files import is_local
 from turntable.geometry import Geometry, unpack_solid
 
@@ -360,11 +362,21 @@ class ShardSet:
         """Each shard's reader in turn."""
         return (self._use(number) for number in range(len(self.paths)))
 
+    def listed(self, uids: Path | None) -> list[int]:
+        """Indices of the objects that a file of uids names, in its order; of all where there is none. Unknown ones are a UserError."""
+        if uids is None:
+            return list(range(len(self)))
+        place = {uid: index for index, uid in enumerate(self.uids)}
+        wanted = read_uids(uids)
+        unknown = [uid for uid in wanted if uid not in place]
+        if unknown:
+            raise UserError(f"{uids}: {len(unknown)} of its uids are not in the shards, the first is {unknown[0]}")
+        return [place[uid] for uid in wanted]
+
     def place(self, index: int) -> tuple[ShardReader, int]:
         """The reader that holds an object, and its number there."""
-        index = range(len(self))[
-            index
-        ]  # as a list takes it: from the end where negative, IndexError where there is none
+        # As a list takes it: from the end where negative, IndexError where there is none.
+        index = range(len(self))[index]
         shard = self.shard_of(index)
         return self._use(shard), index - (self.ends[shard - 1] if shard else 0)
 

@@ -84,7 +84,7 @@ def locate(
         object_side=float(np.median([_side(view) for view in kept])),
         border=float(np.mean([view.outline.cut_off for view in kept])),
         stray=stray,
-        coverage=float(np.median([poses.outline_coverage(box, view.frame, view.outline) for view in kept])),
+        coverage=float(np.median([poses.outline_coverage(box.body, view.frame, view.outline) for view in kept])),
         disagreement=box.disagreement,
         up_disagreement=up.disagreement_deg if up.method == "ground-plane" else None,
         level_spread=up.level_spread,

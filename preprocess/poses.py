@@ -251,11 +251,13 @@ def upright_box(points: np.ndarray, planes: np.ndarray, up: Up) -> Box:
     return Box(axes, low, high, radius, points_low, points_high, body)
 
 
-def outline_coverage(box: Box, frame: Frame, shape: Outline) -> float:
-    """The share of a frame's outline that the hull covers, in [0, 1]. Below 1, other outlines cut away what this one shows."""
-    if box.body is None:
+def outline_coverage(body: np.ndarray | None, frame: Frame, shape: Outline) -> float:
+    """The share of a frame's outline that a hull with corners `body` (N, 3) covers, in [0, 1]; 0 without one or where it reaches
+    behind the camera. Below 1, other outlines cut away what this one shows.
+    """
+    if body is None:
         return 0.0
-    x, y, z = (cameras.transform(cameras.invert(frame.world_from_camera), box.body) @ cameras.OPENGL_FROM_OPENCV).T
+    x, y, z = (cameras.transform(cameras.invert(frame.world_from_camera), body) @ cameras.OPENGL_FROM_OPENCV).T
     if (z <= 0).any():
         return 0.0
     seen = cv2.convexHull(np.stack([x / z, y / z], axis=1).astype(np.float32))

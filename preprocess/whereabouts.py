@@ -12,14 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from scipy.spatial import ConvexHull
 
 from preprocess.colmap import Frame
-from preprocess.poses import convex_hull, half_spaces
+from preprocess.poses import convex_hull, half_spaces, outline_coverage
 from preprocess.squares import Outline
-from turntable import cameras
 from turntable.geometry import sample_surface
 
 UP_AXES: dict[str, np.ndarray] = {
@@ -65,7 +63,7 @@ def find_object(views: Sequence[tuple[Frame, Outline]], up: str = "z") -> Wherea
         raise ValueError("the mattes of its views have no place in common: cameras or mattes are wrong")
     if np.linalg.norm(body - positions.mean(axis=0), axis=1).max() > 10 * reach:
         raise ValueError("its views do not enclose it: the mattes leave open how far away it ends")
-    coverage = float(np.median([covered(body, frame.world_from_camera, shape) for frame, shape in views]))
+    coverage = float(np.median([outline_coverage(body, frame, shape) for frame, shape in views]))
     if coverage < LEAST_COVERAGE:
         raise ValueError(
             f"its views contradict one another: of an outline {coverage:.0%} remain when all have cut their part away"
@@ -109,12 +107,3 @@ def ends(
         if strip.any():
             least = np.maximum(least, along[strip].min(axis=0))
     return np.where(np.isfinite(least), np.minimum(least, most), most), most
-
-
-def covered(body: np.ndarray, pose: np.ndarray, shape: Outline) -> float:
-    """The share of an outline that a body (N, 3) covers as a camera sees it, in [0, 1]; 0 where the body reaches behind it."""
-    x, y, z = (cameras.transform(cameras.invert(pose), body) @ cameras.OPENGL_FROM_OPENCV).T
-    if (z <= 0).any():
-        return 0.0
-    seen = cv2.convexHull(np.stack([x / z, y / z], axis=1).astype(np.float32))
-    return min(float(cv2.contourArea(seen) / cv2.contourArea(shape.slopes.astype(np.float32))), 1.0)

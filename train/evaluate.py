@@ -12,7 +12,6 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets import samples
-from datasets.catalogue import read_uids
 from datasets.shards import ShardSet
 from model import mesh
 from model.checkpoints import load_checkpoint
@@ -23,7 +22,7 @@ from train.baselines import TrainingSet
 from train.report import object_picture, write_page
 from turntable import config as command_line
 from turntable import geometry
-from turntable.errors import EXIT_OK, UserError
+from turntable.errors import EXIT_OK
 from turntable.files import write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     device = pick_device(config.device)
     lrm, extra = load_checkpoint(config.checkpoint, device)
     shards = ShardSet(config.shards)
-    indices = chosen(shards, config.uids)
+    indices = shards.listed(config.uids)
     held_out = config.held_out_views
     if held_out is None:
         held_out = int(extra.get("held_out_views", 0))
@@ -110,18 +109,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return result
 
 
-def chosen(shards: ShardSet, uids: Path | None) -> list[int]:
-    """Indices of the objects that a uid file names, or of all."""
-    if uids is None:
-        return list(range(len(shards)))
-    place = {uid: i for i, uid in enumerate(shards.uids)}
-    wanted = read_uids(uids)
-    unknown = [uid for uid in wanted if uid not in place]
-    if unknown:
-        raise UserError(f"{uids}: {len(unknown)} uids are not in the shards, the first is {unknown[0]}")
-    return [place[uid] for uid in wanted]
-
-
 def baseline_methods(
     model: methods.ModelMethod,
     shards: ShardSet,
@@ -131,7 +118,7 @@ def baseline_methods(
 ) -> dict[str, methods.Method]:
     """The four baselines by the names of their rows. The wrong input is the next object's, in the order of the list."""
     training = ShardSet(config.training_shards) if config.training_shards else shards
-    memory = TrainingSet(training, chosen(training, config.training_uids), views.fill)
+    memory = TrainingSet(training, training.listed(config.training_uids), views.fill)
     baselines: dict[str, methods.Method] = {
         "white picture": methods.constant_picture(1.0),
         "mean training picture": methods.constant_picture(memory.mean_picture(config.size)),

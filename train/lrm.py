@@ -20,7 +20,7 @@ from model.checkpoints import FILE_NAME
 from model.lrm import LRM, SIZES, LRMConfig
 from train import checkpoints, lpips
 from train.curves import draw_curves
-from train.evaluate import EvaluateConfig, chosen, evaluate
+from train.evaluate import EvaluateConfig, evaluate
 from train.loop import Schedule, Trainer, adamw
 from train.losses import LossWeights, RenderSettings
 from turntable import config as command_line
@@ -201,7 +201,7 @@ def choose_device(device: str, precision: str) -> tuple[torch.device, bool]:
 
 def chosen_objects(shards: ShardSet, config: TrainConfig) -> list[int]:
     """Indices of the objects to train on. An unknown uid or nothing left is a UserError."""
-    indices = chosen(shards, config.uids)
+    indices = shards.listed(config.uids)
     if config.overfit:
         indices = indices[: config.overfit]
     if not indices:

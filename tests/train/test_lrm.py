@@ -116,7 +116,7 @@ def test_a_step_has_as_many_rays_with_fewer_objects(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(shards: Path, tmp_path: Path) -> None:
     unknown = tmp_path / "uids.txt"
     unknown.write_text("0" * 32 + "\n")
-    with pytest.raises(UserError, match="1 uids are not in"):
+    with pytest.raises(UserError, match="1 of its uids are not in the shards"):
         train(small(shards, tmp_path / "a", uids=unknown))
     with pytest.raises(UserError, match="has only 8 views"):
         train(small(shards, tmp_path / "b", held_out_views=8))
