@@ -18,7 +18,7 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt system-packages.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "$(PYTHON) is not Python 3.11, which Blender's wheel is built for; say PYTHON=/path/to/python3.11."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; install its venv package (Debian, Ubuntu: sudo apt-get install python3.11-venv)."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[render,preprocess,browse,train,dev]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[render,preprocess,browse,app,train,dev]'
 	@# spandrel asks for torchvision, of which we use nothing. One that was built for another torch cannot be imported, and
 	@# transformers, which imports it wherever it lies, then cannot either.
 	@$(VENV)/bin/python -c 'import torchvision' 2>/dev/null || $(VENV)/bin/pip uninstall --quiet --yes torchvision
