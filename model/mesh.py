@@ -1,20 +1,19 @@
-"""A surface from a field: density on a grid, coarse to fine, marching cubes, colours, and a .glb that viewers show right."""
+"""A surface from a field: density on a grid, coarse to fine, marching cubes, colours; floaters, simplification."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from turntable import cameras
 from turntable.errors import UserError
-from turntable.files import atomic_path
 
 DEFAULT_LEVEL = 10.0
 """Density of the surface, in 1 / object unit: what halves the light within 0.07 units, about two steps of the renderer in training.
@@ -22,9 +21,6 @@ DEFAULT_LEVEL = 10.0
 Fixed before anything was judged by it. A wall as thin as a step can only be seen as solid by being much denser, and a haze
 that the pictures do not show is much thinner, so the surface hardly moves between 5 and 30; far above, thin parts go missing.
 """
-
-GLTF_FROM_WORLD = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, -1.0, 0.0, 0.0]])
-"""(3, 4): our +z up to glTF's +y up, Blender's front (-y) to glTF's front (+z)."""
 
 
 class EmptyMeshError(UserError):
@@ -52,10 +48,77 @@ class Mesh:
         return np.where(length > 0, total / np.maximum(length, 1e-30), [0.0, 0.0, 1.0]).astype(np.float32)
 
 
-def transformed(mesh: Mesh, b_from_a: np.ndarray) -> Mesh:
+@dataclass(frozen=True)
+class TexturedMesh:
+    """A mesh with a picture wrapped around it. Seams cut the picture, not the surface: what was watertight stays so."""
+
+    surface: Mesh
+    """The triangles; its colours are those of the texture at the vertices, for formats that know no pictures."""
+    uv: np.ndarray
+    """(U, 2) float32 in [0, 1], from the texture's top left corner; a vertex on a seam has several."""
+    uv_vertices: np.ndarray
+    """(U,) int64, the vertex of `surface` that each belongs to."""
+    uv_faces: np.ndarray
+    """(F, 3) int64 into `uv`; `uv_vertices[uv_faces]` is `surface.faces`."""
+    texture: np.ndarray
+    """(S, S, 3) uint8 sRGB."""
+
+
+Surface = TypeVar("Surface", bound=Mesh | TexturedMesh)
+
+
+def transformed(surface: Surface, b_from_a: np.ndarray) -> Surface:
     """A mesh in frame a -> the same in frame b, by a rigid transform or a similarity (3, 4)."""
-    vertices = cameras.transform(np.asarray(b_from_a, np.float64), mesh.vertices)
-    return replace(mesh, vertices=vertices.astype(np.float32))
+    if isinstance(surface, TexturedMesh):
+        return replace(surface, surface=transformed(surface.surface, b_from_a))
+    vertices = cameras.transform(np.asarray(b_from_a, np.float64), surface.vertices)
+    return replace(surface, vertices=vertices.astype(np.float32))
+
+
+def without_floaters(surface: Mesh, share: float = 0.01) -> Mesh:
+    """The mesh without the pieces whose area is below `share` of the largest piece's."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must lie in [0, 1], got {share}")
+    a, b, c = surface.vertices[surface.faces].swapaxes(0, 1).astype(np.float64)
+    piece = pieces(surface)
+    area = np.bincount(piece[surface.faces[:, 0]], np.linalg.norm(np.cross(b - a, c - a), axis=1))
+    return kept_faces(surface, (area >= share * area.max())[piece[surface.faces[:, 0]]])
+
+
+def pieces(surface: Mesh) -> np.ndarray:
+    """(V,) int: which connected piece of the surface each vertex belongs to."""
+    from scipy import sparse
+
+    a, b, c = surface.faces.T
+    edges = np.concatenate([a, b]), np.concatenate([b, c])
+    count = len(surface.vertices)
+    graph = sparse.coo_matrix((np.ones(len(edges[0]), np.int8), edges), (count, count))
+    return sparse.csgraph.connected_components(graph, directed=False)[1]
+
+
+def kept_faces(surface: Mesh, kept: np.ndarray) -> Mesh:
+    """The faces where `kept` (F,) is True and the vertices that they need."""
+    faces = surface.faces[kept]
+    needed, index = np.unique(faces, return_inverse=True)
+    return Mesh(surface.vertices[needed], index.reshape(-1, 3), surface.colours[needed])
+
+
+def simplified(surface: Mesh, faces: int) -> Mesh:
+    """The mesh with at most `faces` triangles (Garland and Heckbert 1997, through fast-simplification).
+
+    Colours are those of the nearest vertex before; `coloured` reads them from the field anew.
+    """
+    if len(surface.faces) <= faces:
+        return surface
+    try:
+        import fast_simplification
+    except ImportError as error:
+        raise UserError("fewer faces need fast-simplification: pip install -e .[model]") from error
+    vertices, triangles = fast_simplification.simplify(
+        surface.vertices, surface.faces.astype(np.int32), target_count=faces
+    )
+    nearest = cKDTree(surface.vertices).query(vertices)[1]
+    return Mesh(vertices.astype(np.float32), triangles.astype(np.int64), surface.colours[nearest])
 
 
 class MeshableField(Protocol):
@@ -85,10 +148,21 @@ def extract(
     """
     grid = density_grid(field, planes, resolution, level, chunk)
     vertices, faces = marching_cubes(grid, level)
+    return Mesh(vertices, faces, colours_at(field, planes, vertices, chunk))
+
+
+def coloured(surface: Mesh, field: MeshableField, planes: Tensor) -> Mesh:
+    """The mesh, in the field's frame, with the field's colours at its vertices."""
+    return replace(surface, colours=colours_at(field, planes, surface.vertices))
+
+
+@torch.no_grad()
+def colours_at(field: MeshableField, planes: Tensor, points: np.ndarray, chunk: int = 1 << 17) -> np.ndarray:
+    """(N, 3) points in the field's frame -> (N, 3) float32 sRGB in [0, 1]."""
     table = field.project(planes)
-    points = torch.from_numpy(vertices).to(planes.device)
-    colours = [field.evaluate(table, part, 0)[1] for part in points.split(chunk)]
-    return Mesh(vertices, faces, torch.cat(colours).clamp(0, 1).float().cpu().numpy())
+    parts = torch.from_numpy(points.astype(np.float32)).to(planes.device).split(chunk)
+    colours = [field.evaluate(table, part, 0)[1].clamp(0, 1).float().cpu() for part in parts]
+    return torch.cat(colours).numpy()
 
 
 @torch.no_grad()
@@ -172,31 +246,3 @@ def marching_cubes(grid: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarr
     index, faces, _, _ = measure.marching_cubes(logarithm, np.log(level), gradient_direction="ascent")
     vertices = (index - 0.5) * (2 / grid.shape[0]) - 1
     return vertices.clip(-1, 1).astype(np.float32), faces.astype(np.int64)
-
-
-def linear_from_srgb(colours: np.ndarray) -> np.ndarray:
-    """IEC 61966-2-1: sRGB in [0, 1] to linear in [0, 1]."""
-    return np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
-
-
-def write_glb(path: Path, mesh: Mesh) -> None:
-    """Writes a mesh in our world (+z up) as .glb: +y up, normals, linear vertex colours, a matt material."""
-    import trimesh
-
-    turned = transformed(mesh, GLTF_FROM_WORLD)
-    shape = trimesh.Trimesh(turned.vertices, turned.faces, vertex_normals=turned.normals(), process=False)
-    # trimesh would round colours to 8 linear bits, too few in the dark; as an attribute of ours they stay float32.
-    shape.vertex_attributes["colour"] = linear_from_srgb(mesh.colours).astype(np.float32)
-    content = trimesh.exchange.gltf.export_glb(
-        trimesh.Scene(shape), include_normals=True, tree_postprocessor=_name_colours
-    )
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def _name_colours(tree: dict[str, Any]) -> None:
-    """Makes our attribute glTF's COLOR_0 and gives the mesh a material; without one it would be shown as metal."""
-    tree["materials"] = [{"name": "field", "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}]
-    for primitive in (primitive for mesh in tree["meshes"] for primitive in mesh["primitives"]):
-        primitive["attributes"]["COLOR_0"] = primitive["attributes"].pop("_colour")
-        primitive["material"] = 0

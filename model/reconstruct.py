@@ -25,7 +25,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from model import mesh, video, volume
+from model import mesh, mesh_files, video, volume
 from model.checkpoints import load_checkpoint
 from model.lrm import LRM, camera_numbers
 from model.mesh import Mesh
@@ -236,7 +236,7 @@ def write_reconstruction(path: Path, folder: Path, options: ReconstructConfig, l
     with stages("mesh"):
         surface = mesh.extract(lrm.field, planes, options.resolution, options.level or lrm.config.level)
         folder.mkdir(parents=True, exist_ok=True)
-        mesh.write_glb(folder / "mesh.glb", mesh.transformed(surface, upright))
+        mesh_files.write(folder / "mesh.glb", mesh.transformed(surface, upright))
     occupancy = volume.Occupancy(mesh.occupied(lrm.field, planes)[None], torch.eye(3, device=planes.device)[None])
     with stages("preview"):
         write_bytes(

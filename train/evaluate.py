@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from datasets import samples
 from datasets.shards import ShardSet
-from model import mesh
+from model import mesh, mesh_files
 from model.checkpoints import load_checkpoint
 from model.placement import supposed_camera
 from model.reconstruct import pick_device
@@ -97,7 +97,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         pictures.append(object_picture(truth, answers["model"]))
         surface = answers["model"].surface
         if surface is not None:
-            mesh.write_glb(methods.mesh_path(config.out, truth.uid), surface)
+            mesh_files.write(methods.mesh_path(config.out, truth.uid), surface)
     summarised = summary(objects)
     settings = command_line.resolved(config)
     result = {"protocol": metrics.PROTOCOL, "config": settings, "summary": summarised, "objects": objects}

@@ -13,7 +13,7 @@ import torch
 import trimesh
 from torch import Tensor
 
-from model import mesh
+from model import mesh, mesh_files
 from model.mesh import EmptyMeshError, Mesh
 from turntable import cameras, geometry
 
@@ -132,7 +132,7 @@ def pyramid() -> Mesh:
 
 
 def test_the_glb_opens_with_its_up_along_y_and_its_front_along_z(pyramid, tmp_path):
-    mesh.write_glb(tmp_path / "a.glb", pyramid)
+    mesh_files.write(tmp_path / "a.glb", pyramid)
     loaded = trimesh.load(tmp_path / "a.glb", force="mesh")
     assert loaded.is_watertight and loaded.volume > 0
     # glTF 2.0, 3.4: +y up, +z forward, so a viewer that looks along -z sees our front with our +x at its right.
@@ -161,7 +161,7 @@ def read_glb(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def test_the_glb_holds_linear_colours_unrounded_normals_and_a_matt_material(pyramid, tmp_path):
-    mesh.write_glb(tmp_path / "a.glb", pyramid)
+    mesh_files.write(tmp_path / "a.glb", pyramid)
     tree, arrays = read_glb(tmp_path / "a.glb")
     # IEC 61966-2-1: 0.5 is 0.21404 linear; 0.02 is on the straight part, 0.02 / 12.92.
     assert arrays["COLOR_0"][0, :3].tolist() == pytest.approx([0, 0.21404, 0], abs=1e-5)
