@@ -26,6 +26,8 @@ that the pictures do not show is much thinner, so the surface hardly moves betwe
 class EmptyMeshError(UserError):
     """The density nowhere reaches the level."""
 
+    reason = "empty"
+
 
 @dataclass(frozen=True)
 class Mesh:

@@ -17,6 +17,8 @@ MAX_PIXELS = 64_000_000
 class PictureError(UserError):
     """A file that is no picture, a damaged one, or one that is too large."""
 
+    reason = "unreadable"
+
 
 def read_picture(path: Path) -> np.ndarray:
     """(H, W, 3) or, where the file has transparency, (H, W, 4) uint8 sRGB with straight alpha, turned as its EXIF data says.

@@ -15,8 +15,8 @@ from datasets import samples
 from datasets.shards import ShardSet
 from model import mesh, mesh_files
 from model.checkpoints import load_checkpoint
+from model.pipeline import pick_device
 from model.placement import supposed_camera
-from model.reconstruct import pick_device
 from train import methods, metrics
 from train.baselines import TrainingSet
 from train.report import object_picture, write_page

@@ -14,12 +14,14 @@ import torch
 import trimesh
 from PIL import Image
 
+from model import pipeline, video
 from model import reconstruct as module
-from model import video
 from model.checkpoints import load_checkpoint, save_model
 from model.lrm import LRM, DecoderConfig, EncoderConfig, FieldConfig, LRMConfig, TriplaneConfig, camera_numbers
+from model.photograph import Photograph, find_object, frame_object, upright_from_canonical
 from model.photos import read_picture
-from model.reconstruct import Photograph, ReconstructConfig, frame_photo, reconstruct, upright_from_canonical
+from model.pipeline import Model, Stages
+from model.reconstruct import ReconstructConfig, reconstruct
 from tests.model import foreign
 from tests.preprocess.onnx_networks import write_network
 from turntable import cameras, framing
@@ -55,6 +57,10 @@ def photo(tmp_path) -> Path:
     return tmp_path / "disc.png"
 
 
+def frame_photo(picture: np.ndarray, photograph: Photograph, lrm: LRM, extra: dict):
+    return frame_object(find_object(picture, photograph), photograph, lrm, extra)
+
+
 def command(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "model.reconstruct", *map(str, arguments)],
@@ -81,7 +87,7 @@ def test_the_command_writes_files_that_open(photo, checkpoint, tmp_path):
     meta = next(frames)
     assert meta["size"] == (32, 32) and meta["codec"] == "h264" and "yuv420p" in meta["pix_fmt"]
     assert len(list(frames)) == 6
-    assert json.loads((out / "config.json").read_text())["config"]["level"] == 0.2
+    assert json.loads((out / "config.json").read_text())["config"]["surface"]["level"] == 0.2
 
 
 def test_of_several_pictures_the_bad_are_named_and_the_rest_done(photo, checkpoint, tmp_path, monkeypatch, capsys):
@@ -230,7 +236,7 @@ def test_published_layouts_are_reconstructed_with(photo, family, tmp_path):
         assert camera[0].tolist() == [1, 0, 0, 0, 0, 0, -1, -2, 0, 1, 0, 0, 0.75, 0.75, 0.5, 0.5]
     with torch.no_grad():
         expected = lrm.planes(given.permute(2, 0, 1)[None], camera)
-    assert torch.equal(module.planes_of(lrm, framed), expected)
+    assert torch.equal(pipeline.encode(Model(lrm, extra, ""), [framed], [Stages()])[0], expected)
     assert len(reconstruct(photo, folder, resolution=24, level=0.01).faces) > 20
 
 
@@ -291,7 +297,7 @@ def test_the_ring_goes_once_around_the_upright_object():
     np.testing.assert_allclose(upright[2], cameras.look_at(cameras.spherical_position(90, 20.0, 2.5)), atol=1e-9)
 
 
-@pytest.mark.parametrize("change", [{"pictures": ()}, {"resolution": 4}, {"samples": 0}, {"frame_size": 7}])
+@pytest.mark.parametrize("change", [{"pictures": ()}, {"batch": 0}, {"samples": 0}, {"frame_size": 7}])
 def test_settings_without_sense_are_refused(change):
     sensible = ReconstructConfig((Path("a.png"),), Path("c"), Path("o"))
     with pytest.raises(ValueError):

@@ -1,0 +1,153 @@
+"""A photo as the network takes it: its object found, framed as training pictures were, and its camera placed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from model.lrm import LRM
+from model.placement import supposed_camera
+from preprocess.matte import Device, matte
+from turntable import cameras, framing
+from turntable.errors import UserError
+
+BORDER = 2
+"""Pixels: an object that comes as near as this to a border of its picture may go on beyond it."""
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """What is known of how the pictures were taken, and how their object is found."""
+
+    matte: str = "alpha"
+    """How the object is found: `alpha`, `rembg:u2net`, `rembg:u2net_custom=FILE.onnx`, `masks:DIR`, …; see `preprocess.matte`."""
+    matte_device: Device = "cpu"
+    """Where a matting network runs."""
+    fov: float | None = None
+    """Degrees, horizontal field of view of the whole picture. None: as the training pictures typically had."""
+    distance: float | None = None
+    """Object units (the object's bounding sphere has radius 1) from the camera to the object's centre. None: typical."""
+    elevation: float | None = None
+    """Degrees by which the camera looks down on the object; the result is turned upright by it. None: typical, 0 where the
+    checkpoint does not say."""
+
+    def __post_init__(self) -> None:
+        if self.fov is not None and not 0 < self.fov < 180:
+            raise ValueError(f"fov must lie in (0, 180) degrees, got {self.fov}")
+        if self.distance is not None and not 1 < self.distance < 1e4:
+            raise ValueError(
+                f"distance must be above 1, the radius of the object's bounding sphere, got {self.distance}"
+            )
+        if self.elevation is not None and not -90 <= self.elevation <= 90:
+            raise ValueError(f"elevation must lie in [-90, 90] degrees, got {self.elevation}")
+
+
+@dataclass(frozen=True)
+class Framed:
+    """A picture as the network takes it."""
+
+    rgba: np.ndarray
+    """(S, S, 4) uint8."""
+    intrinsics: np.ndarray
+    """(4,) of the framed picture, normalised."""
+    canonical_from_camera: np.ndarray
+    """(3, 4), the camera at (0, -d, 0)."""
+    elevation: float = 0.0
+    """Degrees by which the camera is taken to look down on the object."""
+    warnings: tuple[str, ...] = ()
+    """What is doubtful about the picture, a sentence each."""
+
+    @property
+    def distance(self) -> float:
+        """Object units."""
+        return float(np.linalg.norm(self.canonical_from_camera[:, 3]))
+
+    @property
+    def upright_from_canonical(self) -> np.ndarray:
+        """(3, 4): the turn that stands the object upright."""
+        return upright_from_canonical(self.elevation)
+
+
+def find_object(picture: np.ndarray, photograph: Photograph, name: str | None = None) -> np.ndarray:
+    """(H, W, 3 or 4) uint8 -> (H, W, 4) with a true matte, or a MatteError. `name` is the file's, by which a mask is found."""
+    return matte(picture, photograph.matte, name, photograph.matte_device)
+
+
+def check_camera(photograph: Photograph, lrm: LRM) -> None:
+    """Refuses a camera for a network that is told none."""
+    if not lrm.config.decoder.camera_width and (photograph.fov, photograph.distance) != (None, None):
+        raise UserError(
+            "this checkpoint's network is not told a camera, and takes every picture to be taken from the same distance;"
+            " leave --fov and --distance out"
+        )
+
+
+def frame_object(rgba: np.ndarray, photograph: Photograph, lrm: LRM, extra: dict[str, Any]) -> Framed:
+    """Cuts the square around a matted object, (H, W, 4) uint8, and places the camera.
+
+    Of the lens and the distance the missing one follows from the given one, since the framed object always fills the same share.
+    """
+    check_camera(photograph, lrm)
+    height, width = rgba.shape[:2]
+    # Without a field of view only the square matters, so the whole picture's intrinsics may be anything.
+    lens = cameras.intrinsics_from_fov(photograph.fov or 50.0, width / height)
+    try:
+        framed, intrinsics = framing.frame(rgba, lens, lrm.config.encoder.image_size, lrm.config.fill)
+    except ValueError as error:
+        raise NoSubjectError(f"{error}: every pixel of the picture is transparent") from error
+    distance = photograph.distance
+    if photograph.fov is None or distance is None:
+        typical = supposed_camera(extra)
+        if photograph.fov is None:
+            focal = typical.focal * (1.0 if distance is None else distance / typical.distance)
+            intrinsics = np.array([focal, focal, 0.5, 0.5])
+        if distance is None:
+            distance = typical.distance
+            if photograph.fov is not None:
+                distance = max(distance * intrinsics[0] / typical.focal, 1.05)
+    elevation = photograph.elevation
+    if elevation is None:
+        elevation = float(extra.get("camera_elevation", 0.0))
+    return Framed(framed, intrinsics, canonical_camera(intrinsics, distance), elevation, doubts(rgba[..., 3]))
+
+
+class NoSubjectError(UserError):
+    """A matte with nothing in it."""
+
+    reason = "no-subject"
+
+
+def doubts(alpha: np.ndarray) -> tuple[str, ...]:
+    """What an (H, W) uint8 matte lets one fear: that it is no cut-out of a whole object."""
+    opaque = alpha > 127
+    strips = {
+        "top": opaque[:BORDER],
+        "bottom": opaque[-BORDER:],
+        "left": opaque[:, :BORDER],
+        "right": opaque[:, -BORDER:],
+    }
+    touched = [name for name, strip in strips.items() if strip.any()]
+    if len(touched) == 4:
+        return ("the object touches all four borders: the matte may be the background, or the picture a detail",)
+    if touched:
+        return (f"the object touches the {' and '.join(touched)} border: what lies beyond is not reconstructed",)
+    return ()
+
+
+def canonical_camera(intrinsics: np.ndarray, distance: float) -> np.ndarray:
+    """(3, 4): the camera at (0, -distance, 0) that sees the object's centre in the middle of the framed picture.
+
+    Where the framed picture's principal point is not its middle, the camera does not look straight at the centre.
+    """
+    towards = cameras.camera_directions(np.array([0.5, 0.5]), intrinsics)
+    pose = np.concatenate([np.eye(3), -distance * (towards / np.linalg.norm(towards))[:, None]], axis=1)
+    return cameras.compose(cameras.canonical_from_world(pose), pose)
+
+
+def upright_from_canonical(elevation_deg: float) -> np.ndarray:
+    """(3, 4): the turn about x that lifts the camera from (0, -d, 0) to its elevation, and so stands the object upright."""
+    angle = np.deg2rad(elevation_deg)
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[1.0, 0, 0, 0], [0, c, s, 0], [0, -s, c, 0]])

@@ -1,0 +1,270 @@
+"""From pictures to surfaces: what `model.reconstruct` and `model.app` share. Nothing here prints, or decides where files go.
+
+    model = pipeline.load("openlrm:mix-base-1.1")
+    for result in pipeline.reconstruct(model, [Source("owl", Path("owl.png"))], Photograph(matte="rembg:u2net")):
+        ...                                    # a `Reconstruction`, or a `Failure` with its reason, in the order of the sources
+
+The steps can be called one by one, where what lies between them is to be shown:
+
+    stages = Stages(progress)
+    framed = pipeline.prepare(model, source, photograph, stages)     # framed.rgba shows the matte
+    (planes,) = pipeline.encode(model, [framed], [stages])
+    result = pipeline.surface(model, source, framed, planes, settings, stages)
+
+Stages have names: read, matte, frame, planes, mesh, texture; callers add those of their own: views, video, write.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import mesh, volume
+from model.checkpoints import load_checkpoint
+from model.lrm import LRM, camera_numbers
+from model.memory import in_parts
+from model.mesh import Mesh
+from model.photograph import Framed, Photograph, check_camera, find_object, frame_object
+from model.photos import read_picture
+from turntable import framing
+from turntable.errors import UserError
+
+Result = TypeVar("Result")
+Progress = Callable[[str], None]
+"""Called with a stage's name as it begins."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network ready to run."""
+
+    lrm: LRM
+    extra: dict[str, Any]
+    """What its checkpoint says beside the weights."""
+    name: str
+    """As the user named it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next(self.lrm.parameters()).device
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture to reconstruct from."""
+
+    name: str
+    """What its results are called."""
+    picture: Path | np.ndarray
+    """A file, or (H, W, 3 or 4) uint8 sRGB with straight alpha."""
+
+
+@dataclass(frozen=True)
+class SurfaceSettings:
+    """What kind of surface is made of a field."""
+
+    resolution: int = 256
+    """Points of the density grid along the box's side."""
+    level: float | None = None
+    """Density of the surface, in 1 / object unit. None: the checkpoint's own."""
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.resolution <= 1024:
+            raise ValueError(f"resolution must lie in [8, 1024], got {self.resolution}")
+        if self.level is not None and not 0 < self.level < float("inf"):
+            raise ValueError(f"level is a density and must be above 0, got {self.level}")
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A picture's object: the field, and the surface cut from it."""
+
+    source: Source
+    framed: Framed
+    planes: Tensor
+    """(1, 3, C, R, R), the field in the canonical frame of the input view."""
+    surface: Mesh
+    """Upright (+z up), seen by the input camera from its -y side."""
+    level: float
+    """The density that the surface lies at."""
+    seconds: dict[str, float]
+    """Of each stage; the network's share of a batch is its batch's, divided."""
+    field: volume.Field
+    """What reads density and colour from the planes."""
+
+    @cached_property
+    def occupancy(self) -> volume.Occupancy:
+        """Where there is something, for rendering; made when first asked for."""
+        grid = mesh.occupied(self.field, self.planes)  # type: ignore[arg-type]
+        return volume.Occupancy(grid[None], torch.eye(3, device=self.planes.device)[None])
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture of which nothing came."""
+
+    source: Source
+    reason: str
+    """A short name: unreadable, no-matte, no-subject, empty, not-finite, out-of-memory, …"""
+    message: str
+    """What was found, and the next step."""
+    seconds: dict[str, float]
+
+
+class NotFiniteError(UserError):
+    """The network answers with values that are no numbers."""
+
+    reason = "not-finite"
+
+
+@dataclass
+class Stages:
+    """Seconds of each named stage, and a call as each begins."""
+
+    progress: Progress | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Times what happens inside; a stage entered twice adds up. On a GPU it waits for what was begun."""
+        if self.progress:
+            self.progress(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if torch.cuda.is_available() and torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` or a torch device's name."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}; use cpu or auto") from error
+
+
+def load(checkpoint: Path | str, device: str = "auto") -> Model:
+    """A checkpoint's file, its folder, or a published model's name."""
+    return Model(*load_checkpoint(checkpoint, pick_device(device)), str(checkpoint))
+
+
+def reconstruct(
+    model: Model,
+    sources: Sequence[Source],
+    photograph: Photograph = Photograph(),
+    settings: SurfaceSettings = SurfaceSettings(),
+    batch: int = 1,
+    progress: Callable[[Source, str], None] | None = None,
+) -> Iterator[Reconstruction | Failure]:
+    """Each source's reconstruction or why there is none, in order; `batch` pictures go through the network at once.
+
+    A picture's error is its own and becomes a `Failure`; what is wrong with all of them (a camera for a network that takes none)
+    is raised.
+    """
+    check_camera(photograph, model.lrm)
+    for start in range(0, len(sources), batch):
+        yield from _group(model, sources[start : start + batch], photograph, settings, progress)
+
+
+def _group(
+    model: Model,
+    sources: Sequence[Source],
+    photograph: Photograph,
+    settings: SurfaceSettings,
+    progress: Callable[[Source, str], None] | None,
+) -> Iterator[Reconstruction | Failure]:
+    clocks = [Stages(partial(progress, source) if progress else None) for source in sources]
+    inputs = [
+        attempt(source, clock, partial(prepare, model, source, photograph, clock))
+        for source, clock in zip(sources, clocks, strict=True)
+    ]
+    ready = {k: framed for k, framed in enumerate(inputs) if isinstance(framed, Framed)}
+    fields = dict(zip(ready, encode(model, [*ready.values()], [clocks[k] for k in ready]), strict=True))
+    for k, (source, clock, framed) in enumerate(zip(sources, clocks, inputs, strict=True)):
+        if isinstance(framed, Failure):
+            yield framed
+        else:
+            yield attempt(source, clock, partial(surface, model, source, framed, fields.pop(k), settings, clock))
+
+
+def attempt(source: Source, stages: Stages, work: Callable[[], Result]) -> Result | Failure:
+    """What `work` returns, or the `UserError` that it raises as a `Failure` of this source."""
+    try:
+        return work()
+    except UserError as error:
+        return Failure(source, getattr(error, "reason", "refused"), str(error), stages.seconds)
+
+
+def prepare(model: Model, source: Source, photograph: Photograph, stages: Stages) -> Framed:
+    """The stages read, matte and frame."""
+    with stages("read"):
+        given = source.picture
+        picture, name = (given, None) if isinstance(given, np.ndarray) else (read_picture(given), given.name)
+    with stages("matte"):
+        rgba = find_object(picture, photograph, name)
+    with stages("frame"):
+        return frame_object(rgba, photograph, model.lrm, model.extra)
+
+
+@torch.no_grad()
+def encode(model: Model, inputs: Sequence[Framed], stages: Sequence[Stages]) -> list[Tensor]:
+    """The stage planes: each picture's (1, 3, C, R, R) float32, all in one pass where they fit into memory.
+
+    The pass's time is shared out among `stages`, one a picture.
+    """
+    if not inputs:
+        return []
+    lrm, device = model.lrm, model.device
+    images = np.stack([framing.on_background(framed.rgba, lrm.config.background) for framed in inputs])
+    poses = np.stack([framed.canonical_from_camera for framed in inputs])
+    lenses = np.stack([framed.intrinsics for framed in inputs])
+    camera = camera_numbers(*(torch.as_tensor(part, dtype=torch.float32) for part in (poses, lenses)))
+
+    def part(start: int, stop: int) -> Tensor:
+        image = torch.from_numpy(images[start:stop]).permute(0, 3, 1, 2)
+        return lrm.planes(image.to(device), camera[start:stop].to(device)).float()
+
+    whole = Stages(stages[0].progress)
+    with whole("planes"):
+        planes = torch.cat(list(in_parts(part, len(inputs), len(inputs))))
+    for clock in stages:
+        clock.seconds["planes"] = whole.seconds["planes"] / len(inputs)
+    return list(planes.split(1))
+
+
+@torch.no_grad()
+def surface(
+    model: Model, source: Source, framed: Framed, planes: Tensor, settings: SurfaceSettings, stages: Stages
+) -> Reconstruction:
+    """The stage mesh. Raises `EmptyMeshError` where the density never reaches the level, `NotFiniteError` for broken planes."""
+    check_finite(planes)
+    level = settings.level or model.lrm.config.level
+    with stages("mesh"):
+        canonical = mesh.extract(model.lrm.field, planes, settings.resolution, level)
+        upright = mesh.transformed(canonical, framed.upright_from_canonical)
+    return Reconstruction(source, framed, planes, upright, level, stages.seconds, model.lrm.field)
+
+
+def check_finite(planes: Tensor) -> None:
+    """Raises `NotFiniteError` where the network gave values that are no numbers."""
+    broken = int((~torch.isfinite(planes)).sum())
+    if broken:
+        raise NotFiniteError(
+            f"{broken:,} of the {planes.numel():,} values that the network gives for this picture are not finite;"
+            " its checkpoint's training diverged, or the camera given is far from any that it was trained with"
+        )
