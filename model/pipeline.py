@@ -28,13 +28,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model import mesh, volume
+from model import mesh, texture, volume
 from model.checkpoints import load_checkpoint
 from model.lrm import LRM, camera_numbers
 from model.memory import in_parts
-from model.mesh import Mesh
+from model.mesh import Mesh, TexturedMesh
 from model.photograph import Framed, Photograph, check_camera, find_object, frame_object
 from model.photos import read_picture
+from model.texture import LARGEST_TEXTURE, Photo
 from turntable import framing
 from turntable.errors import UserError
 
@@ -77,12 +78,24 @@ class SurfaceSettings:
     """Points of the density grid along the box's side."""
     level: float | None = None
     """Density of the surface, in 1 / object unit. None: the checkpoint's own."""
+    floaters: float = 0.001
+    """Pieces whose area is below this share of the largest piece's are dropped; 0 keeps all."""
+    faces: int = 0
+    """Triangles to simplify the surface to; 0 keeps all."""
+    texture: int = 1024
+    """Texels, the side of the texture; 0 makes none, and the mesh has its colours at the vertices."""
+    project_photo: bool = True
+    """Whether the photo gives its colours where it sees the surface; elsewhere, or without it, they are the field's."""
 
     def __post_init__(self) -> None:
         if not 8 <= self.resolution <= 1024:
             raise ValueError(f"resolution must lie in [8, 1024], got {self.resolution}")
         if self.level is not None and not 0 < self.level < float("inf"):
             raise ValueError(f"level is a density and must be above 0, got {self.level}")
+        if not 0 <= self.floaters < 1 or self.faces < 0:
+            raise ValueError(f"floaters must lie in [0, 1), faces be at least 0, got {self.floaters}, {self.faces}")
+        if self.texture and not 16 <= self.texture <= LARGEST_TEXTURE:
+            raise ValueError(f"a texture has 16 to {LARGEST_TEXTURE} texels a side, or 0 for none, got {self.texture}")
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ class Reconstruction:
     framed: Framed
     planes: Tensor
     """(1, 3, C, R, R), the field in the canonical frame of the input view."""
-    surface: Mesh
+    surface: Mesh | TexturedMesh
     """Upright (+z up), seen by the input camera from its -y side."""
     level: float
     """The density that the surface lies at."""
@@ -101,6 +114,11 @@ class Reconstruction:
     """Of each stage; the network's share of a batch is its batch's, divided."""
     field: volume.Field
     """What reads density and colour from the planes."""
+
+    @property
+    def shape(self) -> Mesh:
+        """The surface without its texture."""
+        return self.surface.surface if isinstance(self.surface, TexturedMesh) else self.surface
 
     @cached_property
     def occupancy(self) -> volume.Occupancy:
@@ -251,13 +269,23 @@ def encode(model: Model, inputs: Sequence[Framed], stages: Sequence[Stages]) -> 
 def surface(
     model: Model, source: Source, framed: Framed, planes: Tensor, settings: SurfaceSettings, stages: Stages
 ) -> Reconstruction:
-    """The stage mesh. Raises `EmptyMeshError` where the density never reaches the level, `NotFiniteError` for broken planes."""
+    """The stages mesh and texture.
+
+    Raises `EmptyMeshError` where the density never reaches the level, `NotFiniteError` for broken planes.
+    """
     check_finite(planes)
-    level = settings.level or model.lrm.config.level
+    field, level = model.lrm.field, settings.level or model.lrm.config.level
     with stages("mesh"):
-        canonical = mesh.extract(model.lrm.field, planes, settings.resolution, level)
-        upright = mesh.transformed(canonical, framed.upright_from_canonical)
-    return Reconstruction(source, framed, planes, upright, level, stages.seconds, model.lrm.field)
+        shape = mesh.extract(field, planes, settings.resolution, level)
+        if settings.floaters:
+            shape = mesh.without_floaters(shape, settings.floaters)
+        if settings.faces:
+            shape = mesh.simplified(shape, settings.faces)
+    with stages("texture"):
+        photo = Photo(framed.rgba, framed.canonical_from_camera, framed.intrinsics) if settings.project_photo else None
+        coloured = texture.bake(shape, field, planes, settings.texture, photo)
+    upright = mesh.transformed(coloured, framed.upright_from_canonical)
+    return Reconstruction(source, framed, planes, upright, level, stages.seconds, field)
 
 
 def check_finite(planes: Tensor) -> None:

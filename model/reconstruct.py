@@ -85,7 +85,8 @@ def reconstruct(
     stages = Stages()
     framed = pipeline.prepare(model, source, photograph, stages)
     (planes,) = pipeline.encode(model, [framed], [stages])
-    return pipeline.surface(model, source, framed, planes, SurfaceSettings(resolution, level), stages).surface
+    settings = SurfaceSettings(resolution, level, texture=0)
+    return pipeline.surface(model, source, framed, planes, settings, stages).shape
 
 
 def write_reconstruction(result: Reconstruction, folder: Path, options: ReconstructConfig) -> str:
@@ -104,7 +105,7 @@ def write_reconstruction(result: Reconstruction, folder: Path, options: Reconstr
     config.write_config(folder, options)
     parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.seconds.items())
     total = sum(stages.seconds.values())
-    return f"{result.source.picture} → {folder}: {len(result.surface.faces):,} triangles in {total:.1f} s ({parts})"
+    return f"{result.source.picture} → {folder}: {len(result.shape.faces):,} triangles in {total:.1f} s ({parts})"
 
 
 def folders(pictures: tuple[Path, ...], out: Path) -> list[Path]:

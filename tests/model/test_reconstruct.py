@@ -35,7 +35,20 @@ SMALL = LRMConfig(
     FieldConfig(width=8),
 )
 TYPICAL = {"camera_distance": 2.4, "camera_focal": 1.3}
-QUICK = ["--resolution", "24", "--level", "0.2", "--frames", "6", "--frame-size", "32", "--samples", "8"]
+QUICK = [
+    "--resolution",
+    "24",
+    "--level",
+    "0.2",
+    "--frames",
+    "6",
+    "--frame-size",
+    "32",
+    "--samples",
+    "8",
+    "--texture",
+    "64",
+]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +91,9 @@ def test_the_command_writes_files_that_open(photo, checkpoint, tmp_path):
     assert "triangles in" in done.stdout and "video" in done.stdout
     assert {path.name for path in out.iterdir()} == {"mesh.glb", "turntable.mp4", "preview.png", "config.json"}
     body = trimesh.load(out / "mesh.glb", force="mesh")
+    body.merge_vertices(merge_tex=True, merge_norm=True)
     assert len(body.faces) > 100 and body.is_watertight
+    assert body.visual.material.baseColorTexture.size == (64, 64)
     with Image.open(out / "preview.png") as preview:
         assert preview.size[0] > 6 * 32
     import imageio_ffmpeg
