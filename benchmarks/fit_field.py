@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from tqdm import tqdm
 
 from datasets.objects import Objects, StoredObject
 from model import volume
+from model.checkpoints import write_tensors
 from model.lrm import SIZES, LRMConfig, config_from_json
 from model.tensors import read_tensors
 from model.triplane import TriplaneField
 from train.metrics import decibels
 from turntable import cameras, config, framing, geometry
 from turntable.errors import UserError
-from turntable.files import atomic_path
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,9 @@ def load(path: Path) -> FittedField:
 
 
 def save(path: Path, fitted: FittedField) -> None:
-    from dataclasses import asdict
-
-    from safetensors.torch import save_file
-
     tensors = {"planes": fitted.planes.detach(), **fitted.field.state_dict()}
     metadata = {"config": json.dumps(asdict(fitted.config)), "about": json.dumps(fitted.about)}
-    with atomic_path(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    write_tensors(path, {name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
 
 
 @dataclass(frozen=True)
@@ -204,7 +199,6 @@ def main() -> int:
     seconds = time.perf_counter() - start
     about = {"uid": item.uid, "steps": settings.steps, "held_out_psnr": judge(fitted, item, settings)}
     fitted.about.update(about)
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
     save(settings.out, fitted)
     print(f"{settings.out}: {about['held_out_psnr']:.2f} dB on {settings.held_out} held-out views, {seconds:.0f} s")
     return 0

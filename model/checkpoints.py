@@ -54,8 +54,11 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
+        temporary.touch()
+        readers = temporary.stat().st_mode
         try:
             save_file(tensors, temporary, metadata)
+            temporary.chmod(readers)  # The library keeps its files to their owner, whatever the umask says.
         except SafetensorError as error:
             # The library reports what the system said in words only.
             number = re.search(r"os error (\d+)", str(error))

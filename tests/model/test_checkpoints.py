@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
+import stat
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoints import FILE_NAME, CheckpointError, load_checkpoint, load_model, save_model
+from model.checkpoints import FILE_NAME, CheckpointError, load_checkpoint, load_model, save_model, write_tensors
 from model.lrm import LRM, SIZES, DecoderConfig, EncoderConfig, FieldConfig, LRMConfig, TriplaneConfig
 from tests.model import foreign
 
@@ -211,3 +213,12 @@ def test_another_familys_safetensors_are_refused(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="not a checkpoint of ours"):
         load_model(tmp_path / "x.safetensors")
+
+
+def test_a_checkpoint_may_be_read_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o640
