@@ -123,8 +123,9 @@ class TriplaneField(nn.Module):
     def __init__(self, config: FieldConfig, triplane: TriplaneConfig) -> None:
         super().__init__()
         self.config = config
-        self.axes = tuple(axis for axis, _ in triplane.directions)
-        signs = [sign for _, sign in triplane.directions]
+        self.directions = tuple(triplane.directions)
+        self.axes = tuple(axis for axis, _ in self.directions)
+        signs = [sign for _, sign in self.directions]
         with torch.device("cpu"):  # real also where the parameters are on `meta`
             self.register_buffer("signs", torch.tensor(signs) if min(signs) < 0 else None, persistent=False)
         inputs = 3 * triplane.channels

@@ -31,6 +31,8 @@ HEAVY: dict[str, set[str]] = {
     "onnxruntime": {"preprocess"},
     "pycolmap": {"preprocess"},
     "viser": {"datasets.page", "datasets.page_server"},
+    "triton": {"model.kernels"},
+    "gradio": {"model.app"},
 }
 """Package -> the rooms or single modules that may import it."""
 LONGEST_FILE = 600
