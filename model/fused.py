@@ -134,7 +134,9 @@ def settings_of(field: TriplaneField) -> dict[str, Any]:
 def packed(field: TriplaneField) -> Tensor:
     """The heads' weights in one row of numbers, in the order that `model.kernels` states; differentiable."""
     heads = [field.joint] if field.config.heads == "joint" else [field.density_head, field.colour_head]
-    parts, biases, used = [], [], 0
+    parts: list[Tensor] = []
+    biases: list[Tensor] = []
+    used = 0
     for head in heads:
         first, *hidden, last = [layer for layer in head if isinstance(layer, nn.Linear)]
         parts.append(first.bias)

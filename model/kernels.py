@@ -151,7 +151,7 @@ def _head(first, mlp, W: tl.constexpr, LAYERS: tl.constexpr, SILU: tl.constexpr,
         matrix = mlp + W + layer * (W * W + W)
         product = tl.dot(_activate(z, SILU), tl.load(matrix + square), input_precision=PRECISION)
         z = product + tl.load(matrix + W * W + units)[None, :]
-        kept = (*kept, z)
+        kept = kept + (z,)  # type: ignore[assignment]  # noqa: RUF005 (Triton knows no stars)
     wide = units[:, None] * 16 + tl.arange(0, 16)[None, :]
     last = tl.load(mlp + W + LAYERS * (W * W + W) + wide)
     return tl.dot(_activate(z, SILU), last, input_precision=PRECISION), kept
