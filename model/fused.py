@@ -28,7 +28,8 @@ from turntable.errors import UserError
 STOP = 1e-4
 """The share of a ray's light below which what follows is not looked at."""
 BLOCK, WARPS = 16, 8
-"""Rays a program, and its warps. The largest block of which, with OpenLRM's MLP, both passes fit into an sm_90's registers."""
+"""Rays a program, and its warps. With OpenLRM's MLP the forward pass fits into an sm_90's registers; of larger blocks it does
+not. The backward pass spills a few hundred bytes a thread. (By the compiler's report; `benchmarks.kernel_speed` prints it.)"""
 COPIES = 32
 """Of the MLP's gradient, so that programs seldom add to the same number."""
 RAW = 16
