@@ -176,7 +176,7 @@ class TriplaneField(nn.Module):
         return self._density(raw_density.squeeze(1), points), raw_colour.sigmoid() * (1 + 2 * margin) - margin
 
     def evaluate_density(self, table: Table, points: Tensor, owners: Tensor | int) -> Tensor:
-        """As `evaluate`, for a table projected with `density_only`."""
+        """As `evaluate`, without the colour. The table may have been projected with `density_only` or not."""
         hidden = self._first_layer(table, points, owners, density_only=True)
         return self._density(self._heads(True)[0][2:](hidden)[:, 0], points)
 
@@ -189,8 +189,9 @@ class TriplaneField(nn.Module):
         rows, weights = corners(points, table.resolution, owners, self.axes, self.signs)
         bias = torch.cat([_first(head).bias for head in self._heads(density_only)])
         activation = self._heads(density_only)[0][1]
+        read = table.rows[:, : len(bias)].contiguous()  # the density's come first
         # In place: this is the largest array of a step, and fresh memory for it is dear.
-        return activation(gather(table.rows, rows, weights).add_(bias))
+        return activation(gather(read, rows, weights).add_(bias))
 
     def _density(self, raw: Tensor, points: Tensor) -> Tensor:
         density = DENSITY[self.config.density](raw + self.config.density_bias)
@@ -232,33 +233,41 @@ def _mlp(inputs: int, width: int, hidden: int, outputs: int, activation: str) ->
 def corners(
     points: Tensor, resolution: int, owners: Tensor | int, axes: Sequence[int], signs: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Points (M, 3) -> table rows (M, 12) int64 and bilinear weights (M, 12) of the four texels around them on each plane.
+    """Points (M, 3) -> table rows (M, 12) int32 and bilinear weights (M, 12) of the four texels around them on each plane.
 
     `axes` and `signs`, six each: the points' coordinates along the planes' columns and rows, and the signs they are read with
     (None: as they are). Texel i's centre lies at -1 + (2i + 1) / R (grid_sample's align_corners=False); beyond the planes
     there are zeros.
     """
-    uv = points[:, axes]
+    # (6, M): runs along a point's coordinates, rather than between them, are what the processor is fast at.
+    texel = points.t()[list(axes)]
     if signs is not None:
-        uv = uv * signs.to(uv.dtype)
-    uv = uv.view(-1, 3, 2)
-    texel = (uv + 1) * (resolution / 2) - 0.5
-    low = texel.floor()
+        texel = texel * signs.to(texel.dtype)[:, None]
+    texel = texel * (resolution / 2) + (resolution / 2 - 0.5)
+    low = texel.detach().floor()
     high_weight = texel - low
-    # (M, 3 planes, 2 axes, 2 neighbours)
-    index = torch.stack([low, low + 1], dim=-1)
-    weight = torch.stack([1 - high_weight, high_weight], dim=-1)
-    weight = weight * ((index >= 0) & (index < resolution))
-    index = index.clamp(0, resolution - 1).long()
-    plane = torch.arange(3, device=points.device) + (3 * owners if isinstance(owners, int) else 3 * owners[:, None])
-    column, row = index.unbind(dim=2)
-    rows = (plane[..., None, None] * resolution + row[..., :, None]) * resolution + column[..., None, :]
-    weight_column, weight_row = weight.unbind(dim=2)
-    return rows.reshape(-1, 12), (weight_row[..., :, None] * weight_column[..., None, :]).reshape(-1, 12)
+    weight = torch.stack(
+        [
+            (1 - high_weight) * ((low >= 0) & (low < resolution)),
+            high_weight * ((low >= -1) & (low < resolution - 1)),
+        ]
+    )
+    index = low.clamp_(-1, resolution).to(torch.int32)
+    index = torch.stack([index, index + 1]).clamp_(0, resolution - 1)
+    plane = torch.arange(3, device=points.device, dtype=torch.int32)[:, None]
+    if isinstance(owners, int):
+        plane = plane + 3 * owners
+    else:
+        plane = plane + 3 * owners.to(torch.int32)
+    # (2 neighbours, 3 planes, M) each.
+    column, row = index[:, 0::2], index[:, 1::2] * resolution + plane * resolution**2
+    rows = row[:, None] + column[None]
+    weights = weight[:, None, 1::2] * weight[None, :, 0::2]
+    return rows.permute(3, 2, 0, 1).reshape(-1, 12), weights.permute(3, 2, 0, 1).reshape(-1, 12)
 
 
 def gather(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """table (T, H), rows (M, K) int64, weights (M, K) -> (M, H): row m is the weighted sum of K rows of the table."""
+    """table (T, H), rows (M, K) integers, weights (M, K) -> (M, H): row m is the weighted sum of K rows of the table."""
     if weights.requires_grad:
         return F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
     return _Gather.apply(table, rows, weights)

@@ -1,75 +1,42 @@
 """Volume rendering of a field (Max 1995, "Optical models for direct volume rendering": absorption and emission).
 
-A ray is cut to the field's region and divided into equal steps; each sample stands for its step. Samples outside the
-occupancy are dropped before the field sees them. Colour, opacity and depth of a ray are sums over its samples of
+A ray is cut to the field's region and divided into equal steps; each sample stands for its step, or, with importance samples
+among them, for what is nearer to it than to its neighbours. Colour, opacity and depth of a ray are sums over its samples of
 w = T (1 - exp(-σ δ)), T being the light that reaches the sample.
+
+Nearly all the time goes into the field's network, so what counts is how few samples it sees with gradients:
+
+- Samples outside the occupancy are dropped unseen.
+- A first pass without gradients marches along the rays, a few samples at a time, by density alone, and ends a ray where too
+  little light is left. Samples of hardly any weight are then dropped too; only the others are evaluated with colour and
+  gradients. How little that is, `march.Cut` says. A picture changes by at most samples × cut.weight + cut.light. The gradient of
+  a sample's colour is its weight, and that of what density is the exponential (or softplus) of is at most its weight times
+  the range of colours behind it, so that both are bounded likewise.
+- In a haze every sample matters and the first pass would be wasted. A few rays tell beforehand (`march.FirstPass`).
+- Activations are kept of one chunk of points at most; of more they are computed again in the backward pass (`chunks`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.chunks import default_chunk, evaluated, in_chunks
+from model.march import GRADIENT_CUT, PICTURE_CUT, Field, FirstPass, Marcher, Rays, sample_weights
+from model.occupancy import Occupancy
+from model.rays import clip, sample_distances
 from turntable import cameras
 
+__all__ = ["Field", "Occupancy", "Rendering", "clip", "planar_depth", "render", "render_view", "sample_distances"]
 
-class Field(Protocol):
-    """What can be rendered. `TriplaneField` is one."""
-
-    @property
-    def region(self) -> Literal["ball", "box"]:
-        """Where density can be above 0: the unit ball or [-1, 1]³."""
-
-    @property
-    def optical_path(self) -> Literal["length", "unit"]:
-        """What a density is multiplied by along a ray: lengths, or shares of its part in the region."""
-
-    def project(self, planes: Tensor) -> Any:
-        """Whatever of the planes is computed once for all points."""
-
-    def evaluate(self, table: Any, points: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
-        """Points (M, 3) of objects (M,) -> density (M,) in 1 / object unit, colour (M, 3)."""
-
-
-@dataclass(frozen=True)
-class Occupancy:
-    """Where samples are worth evaluating, for instance a visual hull; everywhere else density counts as 0."""
-
-    grid: Tensor
-    """(B, n, n, n) bool, indexed [x, y, z] in the grid's frame; voxel i covers [-1 + 2i/n, -1 + 2(i+1)/n]."""
-    grid_from_points: Tensor
-    """(B, 3, 3) rotation from the frame of the rays to the grid's."""
-
-    def contains(self, points: Tensor) -> Tensor:
-        """(B, N, 3) points in the frame of the rays -> (B, N) bool."""
-        in_grid = points @ self.grid_from_points.transpose(1, 2).to(points.dtype)
-        return self._lookup(in_grid)
-
-    def along(self, origins: Tensor, directions: Tensor, distances: Tensor) -> Tensor:
-        """Rays (B, R, 3) and distances (B, R, S) -> (B, R, S) bool. Turning rays is cheaper than turning samples."""
-        turn = self.grid_from_points.transpose(1, 2).to(origins.dtype)
-        points = torch.addcmul((origins @ turn)[:, :, None], distances[..., None], (directions @ turn)[:, :, None])
-        return self._lookup(points.flatten(1, 2)).view(distances.shape)
-
-    def may_meet(self, origins: Tensor, directions: Tensor, region: str) -> Tensor:
-        """Rays (B, R, 3) -> (B, R) bool: False where a ray surely meets no occupied voxel. Costs a few samples a ray."""
-        blocks = max(self.grid.shape[-1] // 8, 1)
-        pooled = F.adaptive_max_pool3d(self.grid.float(), blocks)
-        coarse = Occupancy(F.max_pool3d(pooled, 3, stride=1, padding=1) > 0, self.grid_from_points)
-        # Steps shorter than a block, and blocks widened by one: nothing is stepped over. A ray in the box is at most √12 long.
-        distances, steps = sample_distances(origins, directions, 2 * blocks, region, None)
-        return coarse.along(origins, directions, distances).any(dim=-1) & (steps > 0)
-
-    def _lookup(self, points: Tensor) -> Tensor:
-        n = self.grid.shape[-1]
-        index = ((points + 1) * (n / 2)).long().clamp_(0, n - 1)
-        flat = (index[..., 0] * n + index[..., 1]) * n + index[..., 2]
-        return self.grid.flatten(1).gather(1, flat)
+NORMAL_STEP = 1 / 64
+"""Object units to both sides over which the density's gradient is taken: half a texel of planes 64 wide."""
+NORMAL_WEIGHT = 1e-3
+"""Samples of less weight say nothing about the normal."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +49,9 @@ class Rendering:
     """(B, R) in [0, 1]."""
     depth: Tensor
     """(B, R) mean distance along the ray of what it sees, in object units; 0 where it sees nothing. Not planar depth."""
+    normal: Tensor | None = None
+    """(B, R, 3) unit, in the rays' frame, against the mean of the density's gradient over what the ray sees; 0 where it sees
+    nothing. Only when asked for."""
 
 
 def render(
@@ -93,88 +63,65 @@ def render(
     background: float = 1.0,
     occupancy: Occupancy | None = None,
     generator: torch.Generator | None = None,
+    *,
+    importance: int = 0,
+    first_pass: FirstPass = "auto",
+    normals: bool = False,
+    chunk: int | None = None,
 ) -> Rendering:
     """Renders rays of B objects; the views of an object are flattened into its rays.
 
     planes (B, …); origins and unit directions (B, R, 3). `generator` jitters each sample within its step; without one the
-    samples are the steps' middles. Computes in float32 (float64 where the rays are) under autocast too.
+    samples are the steps' middles. `importance` samples a ray are added where the first ones find something; where they lie
+    has no gradient. `first_pass` decides whether samples that hardly matter are found and left out (see the module). `chunk` is
+    the number of points evaluated at a time, and of points whose activations are kept for the backward pass; it changes no
+    result. Computes in float32 (float64 where the rays are) under autocast too.
+
+    On CUDA the host waits where samples are dropped, since how many are left decides the shapes of all that follows: once a
+    chunk of rays for an occupancy, and some times more for a first pass. Without either it never waits.
     """
     with torch.autocast(origins.device.type, enabled=False):
-        return _render(field, planes, origins, directions, samples, background, occupancy, generator)
+        table = field.project(planes)
+        graded = torch.is_grad_enabled() and table.rows.requires_grad
+        cut = GRADIENT_CUT if graded else PICTURE_CUT
+        marcher = Marcher(field, table, occupancy, chunk or default_chunk(origins.device), cut)
+        rays = marcher.sampled(origins, directions, samples, importance, generator)
+        return _composite(marcher, rays, marcher.chosen(rays, first_pass), background, normals)
 
 
-def _render(
-    field: Field,
-    planes: Tensor,
-    origins: Tensor,
-    directions: Tensor,
-    samples: int,
-    background: float,
-    occupancy: Occupancy | None,
-    generator: torch.Generator | None,
-) -> Rendering:
-    b, r, _ = origins.shape
-    distances, steps = sample_distances(origins, directions, samples, field.region, generator)
-    kept = (steps > 0)[..., None].expand_as(distances)
-    if occupancy is not None:
-        kept = kept & occupancy.along(origins, directions, distances)
-    # The one place where the host waits: how many samples are left.
-    index = kept.reshape(-1).nonzero()[:, 0]
-    ray = torch.div(index, samples, rounding_mode="floor")
-    flat_distances = distances.view(-1)
-    # A ray that misses has no samples left.
-    paths = steps.view(-1) if field.optical_path == "length" else steps.new_full((b * r,), 1 / samples)
-    points = torch.addcmul(origins.reshape(-1, 3)[ray], flat_distances[index, None], directions.reshape(-1, 3)[ray])
-    density, colour = field.evaluate(field.project(planes), points, torch.div(ray, r, rounding_mode="floor"))
-    thickness = density.new_zeros(b * r * samples).index_put((index,), density * paths[ray])
-    weights = sample_weights(thickness.view(b * r, samples))
+def _composite(marcher: Marcher, rays: Rays, index: Tensor, background: float, normals: bool) -> Rendering:
+    """Sums over the samples `index` of the flattened B · R · S."""
+    b, r, s = rays.distances.shape
+    field, table = marcher.field, marcher.table
+    points, owners, paths = rays.at(index)
+    density, colour = evaluated(field, field.evaluate, table, points, owners, marcher.chunk)
+    thickness = density.new_zeros(b * r * s).index_put((index,), density * paths)
+    weights = sample_weights(thickness.view(b * r, s))
     opacity = weights.sum(dim=1)
-    seen = (weights * distances.view(b * r, samples)).sum(dim=1)
-    light = colour.new_zeros(b * r, 3).index_add(0, ray, weights.view(-1)[index, None] * colour)
+    seen = (weights * rays.distances.view(b * r, s)).sum(dim=1)
+    ray = torch.div(index, s, rounding_mode="floor")
+    own = weights.view(-1)[index]
+    light = colour.new_zeros(b * r, 3).index_add(0, ray, own[:, None] * colour)
+    normal = None
+    if normals:
+        telling = (own > NORMAL_WEIGHT).nonzero()[:, 0]
+        rising = _density_gradient(marcher, points[telling], owners[telling])
+        total = light.new_zeros(b * r, 3).index_add(0, ray[telling], own[telling, None] * rising)
+        normal = -F.normalize(total, dim=1).view(b, r, 3)
     return Rendering(
         colour=(light + background * (1 - opacity)[:, None]).view(b, r, 3),
         opacity=opacity.view(b, r),
         depth=(seen / opacity.clamp(min=1e-6)).view(b, r),
+        normal=normal,
     )
 
 
-def sample_weights(thickness: Tensor) -> Tensor:
-    """Optical thickness σ δ of the samples (R, S), near to far -> weights (R, S): light that arrives times what is absorbed."""
-    # Not the sum less the sample's own: of a very dense sample nothing would be left of what lies before it.
-    before = F.pad(thickness[:, :-1].cumsum(dim=1), (1, 0))
-    return torch.exp(-before) * -torch.expm1(-thickness)
-
-
-def sample_distances(
-    origins: Tensor, directions: Tensor, samples: int, region: str, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Rays (..., 3) -> distances (..., samples) of the samples and the length (...) of a step; 0 for a ray that misses."""
-    near, far = clip(origins, directions, region)
-    steps = (far - near) / samples
-    shape = (*steps.shape, samples)
-    offsets = torch.arange(samples, device=origins.device, dtype=origins.dtype)
-    if generator is None:
-        offsets = (offsets + 0.5).expand(shape)
-    else:
-        jitter = torch.rand(shape, generator=generator, device=generator.device, dtype=origins.dtype)
-        offsets = offsets + jitter.to(origins.device)
-    return torch.addcmul(near[..., None], offsets, steps[..., None]), steps
-
-
-def clip(origins: Tensor, directions: Tensor, region: str) -> tuple[Tensor, Tensor]:
-    """Rays (..., 3) with unit directions -> distances (...) at which they enter and leave the region; equal when they miss."""
-    if region == "ball":
-        middle = -(origins * directions).sum(-1)
-        nearest = origins + middle[..., None] * directions
-        half = (1 - nearest.square().sum(-1)).clamp(min=0).sqrt()
-        near, far = middle - half, middle + half
-    else:
-        # Kay and Kajiya 1986, slabs. A ray parallel to a wall divides by 0 and gets ±inf, as it should.
-        inverse = 1 / torch.where(directions == 0, directions.new_tensor(1e-20), directions)
-        walls = torch.stack([(-1 - origins) * inverse, (1 - origins) * inverse])
-        near, far = walls.amin(0).amax(-1), walls.amax(0).amin(-1)
-    near = near.clamp(min=0)
-    return near, torch.maximum(far, near)
+def _density_gradient(marcher: Marcher, points: Tensor, owners: Tensor) -> Tensor:
+    """(M, 3) by central differences: smoother than the planes' own, which leaps from texel to texel, and differentiable."""
+    offsets = NORMAL_STEP * torch.cat([torch.eye(3), -torch.eye(3)]).to(points)
+    around = (points[:, None] + offsets).view(-1, 3)
+    ahead, behind = marcher.density(around, owners.repeat_interleave(6)).view(-1, 2, 3).unbind(dim=1)
+    return (ahead - behind) / (2 * NORMAL_STEP)
 
 
 @torch.no_grad()
@@ -185,30 +132,40 @@ def render_view(
     intrinsics: np.ndarray | Tensor,
     size: int,
     samples: int,
-    chunk: int = 8192,
+    chunk: int = 1 << 15,
     background: float = 1.0,
     occupancy: Occupancy | None = None,
+    *,
+    importance: int = 0,
+    normals: bool = False,
 ) -> Rendering:
     """One picture of one object, without gradients: planes (1, …), camera (3, 4) and (4,) -> fields of shape (size, size, …).
 
-    `chunk` is the number of rays at a time; rays that cannot meet the occupancy are not rendered. `planar_depth` turns the
-    depth into the convention of shards.
+    `chunk` is the number of rays at a time, halved when the GPU's memory runs out; rays that cannot meet the occupancy are not
+    rendered. `planar_depth` turns the depth into the convention of shards. The rest is as in `render`.
     """
     uv, pose, lens = (
         torch.as_tensor(value, dtype=torch.float32, device=planes.device)
         for value in (cameras.pixel_centres(size, size).reshape(-1, 2), world_from_camera, intrinsics)
     )
     origins, directions = cameras.rays(uv, pose, lens)
-    result = torch.zeros(len(uv), 5, device=planes.device)
+    result = torch.zeros(len(uv), 8, device=planes.device)
     result[:, :3] = background
     hit = torch.arange(len(uv), device=planes.device)
     if occupancy is not None:
         hit = occupancy.may_meet(origins[None], directions[None], field.region)[0].nonzero()[:, 0]
-    for rays in hit.split(chunk):
-        part = render(field, planes, origins[rays][None], directions[rays][None], samples, background, occupancy)
-        result[rays] = torch.cat([part.colour[0], part.opacity[0, :, None], part.depth[0, :, None]], dim=1)
-    picture = result.view(size, size, 5)
-    return Rendering(picture[..., :3], picture[..., 3], picture[..., 4])
+
+    def seen(part: slice) -> Tensor:
+        o, d = origins[hit[part]][None], directions[hit[part]][None]
+        found = render(field, planes, o, d, samples, background, occupancy, importance=importance, normals=normals)
+        columns = [found.colour[0], found.opacity[0, :, None], found.depth[0, :, None]]
+        return torch.cat(columns if found.normal is None else [*columns, found.normal[0]], dim=1)
+
+    if len(hit):
+        values = torch.cat(list(in_chunks(seen, len(hit), chunk)))
+        result[hit, : values.shape[1]] = values
+    picture = result.view(size, size, 8)
+    return Rendering(picture[..., :3], picture[..., 3], picture[..., 4], picture[..., 5:] if normals else None)
 
 
 def planar_depth(distance: Tensor, intrinsics: np.ndarray | Tensor) -> Tensor:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import volume
+from model import march, volume
 from model.lrm import FieldConfig, TriplaneConfig
-from model.triplane import TriplaneField
+from model.triplane import Table, TriplaneField
 from model.volume import Occupancy, render
 from turntable import cameras
 
@@ -25,18 +25,24 @@ class Fog:
         self.region = region
         self.optical_path: Literal["length", "unit"] = "length"
 
-    def project(self, planes: Tensor) -> None:
-        return None
+    def parameters(self) -> list[Tensor]:
+        return []
 
-    def evaluate(self, table: None, points: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, planes: Tensor) -> Table:
+        return Table(torch.zeros(1, 1), 1)
+
+    def evaluate(self, table: Table, points: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
         colour = points.new_tensor([0.2, 0.4, 0.6]).expand(len(points), 3)
         return points.new_full((len(points),), self.value), colour
+
+    def evaluate_density(self, table: Table, points: Tensor, owners: Tensor) -> Tensor:
+        return self.evaluate(table, points, owners)[0]
 
 
 class Recorder(Fog):
     """Fog that remembers the points it was asked for."""
 
-    def evaluate(self, table: None, points: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, table: Table, points: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
         self.points, self.owners = points, owners
         return super().evaluate(table, points, owners)
 
@@ -173,7 +179,7 @@ def test_a_unit_path_is_as_long_for_every_ray():
 
 
 def test_what_lies_before_a_very_dense_sample_is_not_lost():
-    weights = volume.sample_weights(torch.tensor([[0.5, 1e9, 1.0]]))
+    weights = march.sample_weights(torch.tensor([[0.5, 1e9, 1.0]]))
     expected = [1 - math.exp(-0.5), math.exp(-0.5), 0.0]
     torch.testing.assert_close(weights, torch.tensor([expected]))
 
