@@ -1,4 +1,4 @@
-"""A surface from a field: density on a grid, coarse to fine, marching cubes, colours; floaters, simplification."""
+"""A surface cut from a field, its colours, and what is done to it: floaters dropped, triangles made fewer, moved."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from model.isosurface import EmptyMeshError as EmptyMeshError
+from model.isosurface import isosurface
 from turntable import cameras
 from turntable.errors import UserError
 
@@ -21,12 +23,6 @@ DEFAULT_LEVEL = 10.0
 Fixed before anything was judged by it. A wall as thin as a step can only be seen as solid by being much denser, and a haze
 that the pictures do not show is much thinner, so the surface hardly moves between 5 and 30; far above, thin parts go missing.
 """
-
-
-class EmptyMeshError(UserError):
-    """The density nowhere reaches the level."""
-
-    reason = "empty"
 
 
 @dataclass(frozen=True)
@@ -144,12 +140,18 @@ def extract(
     level: float = DEFAULT_LEVEL,
     chunk: int = 1 << 17,
 ) -> Mesh:
-    """The surface of one object's field (planes (1, 3, C, R, R)) at a density level, in the field's frame.
+    """The surface of one object's field (planes (1, 3, C, R, R)) at a density level, in the field's frame: closed, also at the
+    box's walls. `model.isosurface` says what it guarantees.
 
     `resolution` is the number of grid points along the box's side, `chunk` the number of points evaluated at a time.
     """
-    grid = density_grid(field, planes, resolution, level, chunk)
-    vertices, faces = marching_cubes(grid, level)
+    table = field.project(planes, density_only=True)
+
+    def density(points: np.ndarray) -> np.ndarray:
+        parts = torch.from_numpy(points).to(planes.device).split(chunk)
+        return torch.cat([field.evaluate_density(table, part, 0).float() for part in parts]).cpu().numpy()
+
+    vertices, faces = isosurface(density, resolution, level, 2 / planes.shape[-1])
     return Mesh(vertices, faces, colours_at(field, planes, vertices, chunk))
 
 
@@ -224,27 +226,3 @@ def _centres(indices: np.ndarray, n: int, chunk: int) -> Iterator[np.ndarray]:
     for start in range(0, len(indices), chunk):
         xyz = np.stack(np.unravel_index(indices[start : start + chunk], (n,) * 3), axis=-1)
         yield ((xyz + 0.5) * (2 / n) - 1).astype(np.float32)
-
-
-def marching_cubes(grid: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Density (n, n, n) at voxel centres -> vertices (V, 3) float32 in [-1, 1]³ and faces (F, 3), closed at the walls.
-
-    Lorensen and Cline 1987, through scikit-image. It interpolates the density's logarithm, which runs straighter across a
-    surface than the density does. Raises `EmptyMeshError` when nothing reaches the level.
-    """
-    from skimage import measure
-
-    if not level > 0:
-        raise UserError(f"the mesh's level is a density and must be above 0, got {level}")
-    highest = float(grid.max())
-    if not highest > level:
-        raise EmptyMeshError(
-            f"the mesh is empty: the density reaches {highest:.3g} at most, below the level {level:g}; give a lower level, or"
-            " look at the rendered views: a checkpoint that has hardly been trained has no surface yet"
-        )
-    # Air of density 1e-9 would pull the crossing inward by its logarithm; below the floor all air is the same.
-    floor = level * 0.03
-    logarithm = np.pad(np.log(np.maximum(grid, floor)), 1, constant_values=np.log(floor))
-    index, faces, _, _ = measure.marching_cubes(logarithm, np.log(level), gradient_direction="ascent")
-    vertices = (index - 0.5) * (2 / grid.shape[0]) - 1
-    return vertices.clip(-1, 1).astype(np.float32), faces.astype(np.int64)
