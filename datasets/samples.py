@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.augmentation import Augmentation, draw_background, draw_fill, exposed, mirrored, misjudged
 from datasets.order import Draw
 from datasets.shards import ShardError, ShardSet
 from turntable import cameras, framing
@@ -42,6 +43,8 @@ class SampleConfig:
     """Share of regions and scattered rays that aim at the matte's box, in [0, 1]; the rest fall anywhere."""
     render_size: int = 128
     """Side of the pictures that rays are taken from, pixels."""
+    further_sizes: tuple[int, ...] = ()
+    """Further sides; each sample draws one of all."""
     input_view: int | None = None
     """Always this view as input; None: a random one."""
     held_out_views: int = 0
@@ -52,6 +55,8 @@ class SampleConfig:
     """Also give the rays' true depth; the shards must hold the depth pass."""
     hull_resolution: int = 64
     """Voxels along a side of the visual hull's grid."""
+    augment: Augmentation = field(default_factory=Augmentation)
+    """What is changed at random."""
     cache_bytes: float = 1e9
     """Memory for decoded pictures and hulls, a process."""
     seed: int = 0
@@ -68,8 +73,9 @@ class SampleConfig:
             raise ValueError(
                 f"held_out_views and input_view must not be negative, got {self.held_out_views} and {self.input_view}"
             )
-        if self.region_side > self.render_size:
-            raise ValueError(f"a region of {self.region_side}² rays does not fit into pictures of {self.render_size}²")
+        smallest = min(self.render_size, *self.further_sizes, self.render_size)
+        if self.region_side > smallest:
+            raise ValueError(f"a region of {self.region_side}² rays does not fit into pictures of {smallest}²")
 
     @property
     def region_side(self) -> int:
@@ -106,13 +112,18 @@ def framed_picture(shards: ShardSet, index: int, view: int, size: int, fill: flo
 
     Cut from the smallest stored size that still has `size` pixels where the frame is. An empty matte is a ShardError.
     """
+    stored = input_picture_size(shards, index, view, size, fill)
+    _, intrinsics = shards.cameras(index)
+    return framing.frame(shards.picture(index, view, stored), intrinsics[view], size, fill)
+
+
+def input_picture_size(shards: ShardSet, index: int, view: int, size: int, fill: float) -> int:
+    """The smallest stored size in which the square around the object has `size` pixels."""
     x0, y0, x1, y1 = shards.matte_boxes(index)[view].tolist()
     longer = max(x1 - x0, y1 - y0)
     if longer <= 0:
         raise ShardError(f"{shards.uids[index]}: the matte of view {view} is empty; it cannot be an input view")
-    stored = shards.stored_size(index, int(np.ceil(size * fill / longer)))
-    _, intrinsics = shards.cameras(index)
-    return framing.frame(shards.picture(index, view, stored), intrinsics[view], size, fill)
+    return shards.stored_size(index, int(np.ceil(size * fill / longer)))
 
 
 def input_view(shards: ShardSet, index: int, view: int, config: SampleConfig) -> InputView:
@@ -155,6 +166,7 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         depth                 (V, R)          planar, object units, 0 where nothing is hit; only `with_depth`
         hull                  (n, n, n) bool  visual hull of the views that may be seen, world frame, indexed [x, y, z]
         index                 ()  int64       the object in the set of shards
+        seed                  ()  int64       for whatever else is random about this draw
     """
 
     def __init__(self, shards: ShardSet, config: SampleConfig, indices: Sequence[int] | None = None) -> None:
@@ -179,16 +191,17 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         rng = np.random.default_rng([self.config.seed, epoch, index, repeat])
         inputs, supervised = self._views(index)
         chosen = int(rng.choice(inputs)) if self.config.input_view is None else self.config.input_view
-        given = self._input(index, chosen)
+        given = self._input(rng, index, chosen)
         views = _draw_views(rng, supervised, self.config.views)
         poses, intrinsics = self.shards.cameras(index)
-        pixels = self._pixels(rng, index, views)
-        uv = (pixels + 0.5) / self.config.render_size
-        rgb, alpha = self._seen(index, views, pixels)
+        size = int(rng.choice([self.config.render_size, *self.config.further_sizes]))
+        pixels = self._pixels(rng, index, views, size)
+        uv = (pixels + 0.5) / size
+        rgb, alpha = self._seen(index, views, pixels, size)
         depth = {"depth": _tensor(self._depths(index, views, uv))} if self.config.with_depth else {}
-        return {
+        sample = {
             "image": given.image,
-            "camera": given.camera,
+            "camera": misjudged(rng, given.camera, self.config.augment),
             "world_from_camera": _tensor(cameras.compose(given.canonical_from_world[None], poses[views])),
             "intrinsics": _tensor(intrinsics[views]),
             "uv": _tensor(uv),
@@ -198,7 +211,9 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
             "world_from_canonical": _tensor(given.canonical_from_world[:, :3].T),
             "hull": torch.from_numpy(self.hull(index)),
             "index": torch.tensor(index),
+            "seed": torch.tensor(int(rng.integers(2**62))),
         }
+        return mirrored(sample) if self.config.augment.mirror and rng.random() < 0.5 else sample
 
     def hull(self, index: int) -> np.ndarray:
         """(n, n, n) bool visual hull, world frame, of the views of object `index` that are not held out."""
@@ -209,7 +224,7 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
     def _carve(self, index: int) -> np.ndarray:
         _, supervised = self._views(index)
         poses, intrinsics = self.shards.cameras(index)
-        mattes = [self._picture(index, int(view))[..., 3] for view in supervised]
+        mattes = [self._picture(index, int(view), self.config.render_size)[..., 3] for view in supervised]
         return visual_hull(mattes, poses[supervised], intrinsics[supervised], self.config.hull_resolution)
 
     def _views(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -230,27 +245,36 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
             )
         return inputs, supervised
 
-    def _input(self, index: int, view: int) -> InputView:
-        config = self.config
-        rgba, intrinsics = self._cache.get(
-            ("input", index, view),
-            lambda: framed_picture(self.shards, index, view, config.input_size, config.fill),
-        )
-        return _as_input(rgba, intrinsics, self.shards.cameras(index)[0][view], config.background)
+    def _input(self, rng: np.random.Generator, index: int, view: int) -> InputView:
+        config, augment = self.config, self.config.augment
+        if augment.fill_spread:
+            rgba, intrinsics = self._reframed(index, view, draw_fill(rng, config.fill, augment))
+        else:
+            rgba, intrinsics = self._cache.get(
+                ("input", index, view),
+                lambda: framed_picture(self.shards, index, view, config.input_size, config.fill),
+            )
+        background = draw_background(rng, config.background, augment)
+        return _as_input(exposed(rng, rgba, augment), intrinsics, self.shards.cameras(index)[0][view], background)
 
-    def _picture(self, index: int, view: int) -> np.ndarray:
-        """(s, s, 4) uint8 at the render size."""
-        size = self.config.render_size
-        return self._cache.get(("picture", index, view), lambda: (self.shards.picture(index, view, size),))[0]
+    def _reframed(self, index: int, view: int, fill: float) -> tuple[np.ndarray, np.ndarray]:
+        """As `framed_picture` with another share; what is decoded for the usual share is kept."""
+        stored = input_picture_size(self.shards, index, view, self.config.input_size, self.config.fill)
+        (picture,) = self._cache.get(("whole", index, view), lambda: (self.shards.picture(index, view, stored),))
+        return framing.frame(picture, self.shards.cameras(index)[1][view], self.config.input_size, fill)
 
-    def _pixels(self, rng: np.random.Generator, index: int, views: np.ndarray) -> np.ndarray:
-        """(V, R, 2) column and row of each view's region and scattered rays, at the render size."""
+    def _picture(self, index: int, view: int, size: int) -> np.ndarray:
+        """(size, size, 4) uint8."""
+        return self._cache.get(("picture", index, view, size), lambda: (self.shards.picture(index, view, size),))[0]
+
+    def _pixels(self, rng: np.random.Generator, index: int, views: np.ndarray, size: int) -> np.ndarray:
+        """(V, R, 2) column and row of each view's region and scattered rays in pictures of `size` pixels."""
         boxes = self.shards.matte_boxes(index)[views]
-        return np.stack([_draw_pixels(rng, box, self.config) for box in boxes])
+        return np.stack([_draw_pixels(rng, box, self.config, size) for box in boxes])
 
-    def _seen(self, index: int, views: np.ndarray, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
-        """rgb (V, R, 3) on the background and alpha (V, R) at pixels (V, R, 2)."""
-        pictures = (self._picture(index, int(view)) for view in views)
+    def _seen(self, index: int, views: np.ndarray, pixels: np.ndarray, size: int) -> tuple[Tensor, Tensor]:
+        """rgb (V, R, 3) on the background and alpha (V, R) at pixels (V, R, 2) of pictures of `size` pixels."""
+        pictures = (self._picture(index, int(view), size) for view in views)
         rgba = np.stack(
             [picture[row, column] for picture, (column, row) in zip(pictures, pixels.swapaxes(1, 2), strict=True)]
         )
@@ -277,12 +301,12 @@ def _draw_views(rng: np.random.Generator, allowed: np.ndarray, count: int) -> np
     return np.concatenate([rng.permutation(allowed) for _ in range(rounds)])[:count]
 
 
-def _draw_pixels(rng: np.random.Generator, box: np.ndarray, config: SampleConfig) -> np.ndarray:
+def _draw_pixels(rng: np.random.Generator, box: np.ndarray, config: SampleConfig, size: int) -> np.ndarray:
     """(R, 2) column and row of one view's rays: a square region, then scattered pixels.
 
     Most of a picture is background, of which a few rays say enough: `foreground_share` of the rays aim at the matte's box.
     """
-    size, side = config.render_size, config.region_side
+    side = config.region_side
     aims_at_box = rng.random() < config.foreground_share
     low, high = _box_pixels(box, size) if aims_at_box else (np.zeros(2), np.full(2, size))
     centre = rng.uniform(low, high)

@@ -1,9 +1,13 @@
-"""Multi-head attention and the gated layer: what encoder and decoder share."""
+"""Multi-head attention, the gated layer, and how a block is run: what encoder and decoder share."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 class Attention(nn.Module):
@@ -42,3 +46,11 @@ class GatedLinear(nn.Module):
         """(B, T, inputs) -> (B, T, outputs)."""
         value, gate = self.value_and_gate(tokens).chunk(2, dim=-1)
         return value * F.gelu(gate)
+
+
+def run_block(block: nn.Module, recompute: bool, *inputs: Any) -> Tensor:
+    """`block(*inputs)`; with `recompute` and gradients, what it computes on the way is not kept but computed again when it is
+    needed (Chen et al. 2016, "Training deep nets with sublinear memory cost")."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False)
+    return block(*inputs)

@@ -36,15 +36,18 @@ FILE_NAME = "model.safetensors"
 FAMILIES: tuple[Family, ...] = (openlrm.FAMILY, triposr.FAMILY)
 
 
-def save_model(path: Path, lrm: LRM, extra: dict[str, Any]) -> None:
-    """Writes the network to `path` (.safetensors), complete or not at all. `extra` is JSON: step, licences, typical camera …"""
+def save_model(path: Path, lrm: LRM, extra: dict[str, Any], weights: Mapping[str, Tensor] | None = None) -> None:
+    """Writes the network to `path` (.safetensors), complete or not at all. `extra` is JSON: step, licences, typical camera …
+
+    `weights` take the place of the network's own: a moving average of them, or what was gathered of a sharded one's.
+    """
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
         "config": json.dumps(dataclasses.asdict(lrm.config)),
         "extra": json.dumps(extra),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in lrm.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or lrm.state_dict()).items()}
     write_tensors(path, tensors, metadata)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.attention import Attention, GatedLinear
+from model.attention import Attention, GatedLinear, run_block
 
 CAMERA_NUMBERS = 16
 """12 of the 3×4 canonical world_from_camera, row by row, and fx, fy, cx, cy of the framed picture, normalised."""
@@ -134,6 +134,8 @@ class TriplaneDecoder(nn.Module):
     def __init__(self, config: DecoderConfig, context_width: int) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """Whether training computes the blocks again instead of keeping what they compute, see `run_block`."""
         self.camera_embedding = _camera_embedding(config.camera_width) if config.camera_width else None
         count = 3 * config.tokens**2
         if config.positions == "learned":
@@ -157,7 +159,7 @@ class TriplaneDecoder(nn.Module):
         start = tokens.expand(len(image_tokens), -1, -1)
         tokens = start if self.ends is None else self.ends.front(start)
         for block in self.blocks:
-            tokens = block(tokens, image_tokens, embedding)
+            tokens = run_block(block, self.recompute, tokens, image_tokens, embedding)
         return self.norm(tokens) if self.ends is None else self.ends.back(start, tokens)
 
 

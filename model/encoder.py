@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.attention import Attention
+from model.attention import Attention, run_block
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: EncoderConfig, load_weights: bool = True) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """Whether training computes the blocks again instead of keeping what they compute, see `run_block`."""
         width = config.hidden
         registers = config.registers if config.kind == "dinov2_with_registers" else 0
         self.patches = nn.Conv2d(3, width, config.patch_size, config.patch_size)
@@ -132,7 +134,7 @@ class ImageEncoder(nn.Module):
             extra = self.register_tokens.expand(len(image), -1, -1)
             tokens = torch.cat([tokens[:, :1], extra, tokens[:, 1:]], dim=1)
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = run_block(block, self.recompute, tokens)
         tokens = self.norm(tokens)
         return torch.cat([tokens[:, :1], tokens[:, 1 + registers :]], dim=1) if registers else tokens
 

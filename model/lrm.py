@@ -74,6 +74,10 @@ class LRM(nn.Module):
         """As `planes`; what DDP wraps."""
         return self.planes(image, camera)
 
+    def recompute(self, recompute: bool = True) -> None:
+        """Whether training keeps only each transformer block's input and computes the rest again in the backward pass."""
+        self.encoder.recompute = self.decoder.recompute = recompute
+
 
 def without_weights(config: LRMConfig) -> LRM:
     """The network with parameters on the device `meta`: nothing is allocated or drawn for what a checkpoint will bring."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from model.chunks import evaluated, in_chunks
 from model.occupancy import Occupancy
-from model.rays import clip, importance_distances, merged, sample_distances, uniform
+from model.rays import Generators, clip, importance_distances, merged, sample_distances, uniform
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Marcher:
     cut: Cut
 
     def sampled(
-        self, origins: Tensor, directions: Tensor, samples: int, importance: int, generator: torch.Generator | None
+        self, origins: Tensor, directions: Tensor, samples: int, importance: int, generator: Generators | None
     ) -> Rays:
         """Rays (B, R, 3) with even samples, and `importance` more where those absorb light."""
         distances, steps = sample_distances(origins, directions, samples, self.field.region, generator)

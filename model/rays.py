@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Generators = torch.Generator | Sequence[torch.Generator]
+"""What draws random numbers: one for all, or one an object, so that an object's are the same in whatever company it is."""
 
 
 def clip(origins: Tensor, directions: Tensor, region: str) -> tuple[Tensor, Tensor]:
@@ -24,7 +29,7 @@ def clip(origins: Tensor, directions: Tensor, region: str) -> tuple[Tensor, Tens
 
 
 def sample_distances(
-    origins: Tensor, directions: Tensor, samples: int, region: str, generator: torch.Generator | None
+    origins: Tensor, directions: Tensor, samples: int, region: str, generator: Generators | None
 ) -> tuple[Tensor, Tensor]:
     """Rays (..., 3) -> distances (..., samples) of the samples and the length (...) of a step; 0 for a ray that misses."""
     near, far = clip(origins, directions, region)
@@ -67,7 +72,8 @@ def merged(near: Tensor, far: Tensor, *distances: Tensor) -> tuple[Tensor, Tenso
     return together, edges.diff(dim=-1)
 
 
-def uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    """Numbers in [0, 1) from `generator`, on the device and of the type of `like`."""
-    drawn = torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype)
-    return drawn.to(like.device)
+def uniform(shape: tuple[int, ...], generator: Generators, like: Tensor) -> Tensor:
+    """Numbers in [0, 1) on the device and of the type of `like`. Of several generators each draws its slice of dimension 0."""
+    if isinstance(generator, torch.Generator):
+        return torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+    return torch.cat([uniform((1, *shape[1:]), one, like) for one in generator])

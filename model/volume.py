@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from model.chunks import default_chunk, evaluated, in_chunks
 from model.march import GRADIENT_CUT, PICTURE_CUT, Field, FirstPass, Marcher, Rays, sample_weights
 from model.occupancy import Occupancy
-from model.rays import clip, sample_distances
+from model.rays import Generators, clip, sample_distances
 from turntable import cameras
 
 __all__ = ["Field", "Occupancy", "Rendering", "clip", "planar_depth", "render", "render_view", "sample_distances"]
@@ -62,7 +62,7 @@ def render(
     samples: int,
     background: float = 1.0,
     occupancy: Occupancy | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
     *,
     importance: int = 0,
     first_pass: FirstPass = "auto",
@@ -71,8 +71,8 @@ def render(
 ) -> Rendering:
     """Renders rays of B objects; the views of an object are flattened into its rays.
 
-    planes (B, …); origins and unit directions (B, R, 3). `generator` jitters each sample within its step; without one the
-    samples are the steps' middles. `importance` samples a ray are added where the first ones find something; where they lie
+    planes (B, …); origins and unit directions (B, R, 3). `generator` (one, or one an object) jitters each sample within its step;
+    without one the samples are the steps' middles. `importance` samples a ray are added where the first ones find something; where they lie
     has no gradient. `first_pass` decides whether samples that hardly matter are found and left out (see the module). `chunk` is
     the number of points evaluated at a time, and of points whose activations are kept for the backward pass; it changes no
     result. Computes in float32 (float64 where the rays are) under autocast too.

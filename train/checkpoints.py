@@ -1,70 +1,135 @@
 """A run's state on disk: complete or absent, tensors as safetensors, never pickle.
 
-    <run>/model.safetensors                 the newest model, what `--checkpoint <run>` loads
+    <run>/model.safetensors                 the newest model, what `--checkpoint <run>` loads: the average where one is kept
+    <run>/best.safetensors                  the model that did best on the development objects, where there are any
     <run>/checkpoints/step-00001000/
         model.safetensors                   weights and configuration (model.checkpoints)
-        optimiser.safetensors               AdamW's moments, named after their parameters
+        average.safetensors                 their moving average, a model like it
+        optimiser.safetensors               AdamW's moments, named after their parameters; of a sharded run each process'
+                                            part, optimiser-000-of-002.safetensors …, cut along dimension 0
         state.json                          step, seconds trained, skipped steps, objects drawn
 
 A checkpoint folder is written under a temporary name and renamed; a run that is killed while saving keeps the one before.
-Data order and random samples depend on the seed and the number of draws alone, so nothing else needs saving for an exact continuation.
+Data order and random samples depend on the seed and the number of draws alone, so nothing else needs saving for an exact continuation,
+and a run may be continued by another number of processes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from model.checkpoints import FILE_NAME, CheckpointError, load_model, save_model, write_tensors
 from model.lrm import LRM
+from train.distributed import ALONE, World, any_failed, part, part_like, wait_for_all, whole
+from train.optimiser import Average
+from train.schedule import Progress
 from turntable.files import atomic_path, disk_errors, read_json, write_json
 
+AVERAGE_NAME = "average.safetensors"
+BEST_NAME = "best.safetensors"
 KEPT = 2
 """Checkpoints kept: the newest, and the one before it in case a disk loses the newest."""
+_PART = re.compile(r"optimiser-(\d{3})-of-(\d{3})\.safetensors")
 
 
 @dataclass
-class Progress:
-    """Where a run stands."""
+class State:
+    """What a run consists of, and a checkpoint holds."""
 
-    step: int = 0
-    """Optimiser steps taken."""
-    seconds: float = 0.0
-    """Seconds spent training, over all the runs that continued one another."""
-    skipped: int = 0
-    """Steps not taken because loss or gradient was not finite."""
-    draws: int = 0
-    """Objects drawn, by all ranks together: where the data order goes on (datasets.order)."""
+    lrm: LRM
+    optimiser: torch.optim.Optimizer
+    progress: Progress
+    average: Average | None = None
 
 
-def save(run: Path, lrm: LRM, optimiser: torch.optim.Optimizer, progress: Progress, extra: dict[str, Any]) -> None:
-    """Writes a checkpoint, makes it the run's newest model, and removes all but the last `KEPT`."""
-    folder = run / "checkpoints" / f"step-{progress.step:08d}"
+def save(run: Path, state: State, extra: dict[str, Any], world: World = ALONE, best: bool = False) -> None:
+    """Writes a checkpoint, makes it the run's newest model (and its best, if `best`), and removes all but the last `KEPT`.
+
+    Every process calls it; a failure of one is an error of all.
+    """
+    folder = run / "checkpoints" / f"step-{state.progress.step:08d}"
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        with disk_errors(folder):
-            temporary.mkdir(parents=True)
-            save_model(temporary / FILE_NAME, lrm, extra)
-            write_tensors(temporary / "optimiser.safetensors", _moments(lrm, optimiser))
-            write_json(temporary / "state.json", asdict(progress))
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
+        with together(folder):
+            if world.first:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+        with together(folder):
+            _write(temporary, state, {**extra, "step": state.progress.step}, world)
+        with together(folder):
+            if world.first:
+                shutil.rmtree(folder, ignore_errors=True)
+                temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    with atomic_path(run / FILE_NAME) as newest:
+    if world.first:
+        newest = folder / (FILE_NAME if state.average is None else AVERAGE_NAME)
+        _link(newest, run / FILE_NAME)
+        if best:
+            _link(newest, run / BEST_NAME)
+        for old in finished(run)[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+    wait_for_all()
+
+
+@contextlib.contextmanager
+def together(path: Path) -> Iterator[None]:
+    """What every process does by itself and all must have done: if any fails, every one raises."""
+    failure: BaseException | None = None
+    try:
+        with disk_errors(path):
+            yield
+    except Exception as error:  # raised below, once the others know
+        failure = error
+    if any_failed(failure is not None):
+        raise failure or CheckpointError(f"{path}: another process could not write its part; its own message says why")
+
+
+def _write(folder: Path, state: State, extra: dict[str, Any], world: World) -> None:
+    """Everything of a checkpoint into `folder`."""
+    weights = gathered(dict(state.lrm.state_dict()), world)
+    if world.first:
+        save_model(folder / FILE_NAME, state.lrm, extra, weights)
+        write_json(folder / "state.json", asdict(state.progress))
+    if state.average is not None:
+        averaged = gathered(state.average.values, world)
+        if world.first:
+            save_model(folder / AVERAGE_NAME, state.lrm, extra, {**weights, **averaged})
+    moments = _moments(state)
+    sharded = any(value is not part(value) for value in moments.values())
+    if sharded or world.first:
+        name = f"optimiser-{world.rank:03d}-of-{world.size:03d}" if sharded else "optimiser"
+        parts = {name: part(value).detach().contiguous() for name, value in moments.items()}
+        write_tensors(folder / f"{name}.safetensors", parts)
+
+
+def gathered(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
+    """Whole tensors on the CPU, for the first process; nothing for the others, who must call it too. One at a time, so that no
+    device holds a whole model that it was spared."""
+    found = {}
+    for name, tensor in tensors.items():
+        complete = whole(tensor.detach())
+        if world.first:
+            found[name] = complete.cpu().contiguous()
+    return found
+
+
+def _link(file: Path, name: Path) -> None:
+    with atomic_path(name) as newest:
         newest.unlink(missing_ok=True)
-        os.link(folder / FILE_NAME, newest)
-    for old in finished(run)[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+        os.link(file, newest)
 
 
 def finished(run: Path) -> list[Path]:
@@ -72,34 +137,37 @@ def finished(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"))
 
 
-def resume(run: Path, lrm: LRM, optimiser: torch.optim.Optimizer) -> Progress:
-    """Loads the newest checkpoint of `run`, which has one. Raises CheckpointError naming what does not fit."""
+def resume(run: Path, state: State) -> None:
+    """Loads the newest checkpoint of `run`, which has one, into `state`. Raises CheckpointError naming what does not fit."""
     folder = finished(run)[-1]
     saved = load_model(folder / FILE_NAME)
-    if saved.config != lrm.config:
+    if saved.config != state.lrm.config:
         raise CheckpointError(f"{folder}: holds a model of another size; give the run's own --model or another --out")
-    lrm.load_state_dict(saved.state_dict())
-    try:
-        moments = load_file(folder / "optimiser.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / 'optimiser.safetensors'}: cannot be read ({error})") from error
-    _restore_moments(folder, lrm, optimiser, moments)
-    return Progress(**read_json(folder / "state.json"))
+    weights = saved.state_dict()
+    with torch.no_grad():
+        for name, value in state.lrm.state_dict().items():
+            value.copy_(part_like(weights[name], value))
+        if state.average is not None:
+            if not (folder / AVERAGE_NAME).is_file():
+                raise CheckpointError(f"{folder}: keeps no average; continue it with --average 0")
+            averaged = load_model(folder / AVERAGE_NAME).state_dict()
+            for name, value in state.average.values.items():
+                value.copy_(part_like(averaged[name].float(), value))
+    _restore_moments(folder, state)
+    state.progress = Progress(**read_json(folder / "state.json"))
 
 
-def _moments(lrm: LRM, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _moments(state: State) -> dict[str, Tensor]:
     tensors = {}
-    for name, parameter in lrm.named_parameters():
-        for key, value in optimiser.state.get(parameter, {}).items():
-            tensors[f"{name}/{key}"] = value.detach().contiguous()
+    for name, parameter in state.lrm.named_parameters():
+        for key, value in state.optimiser.state.get(parameter, {}).items():
+            tensors[f"{name}/{key}"] = value.detach()
     return tensors
 
 
-def _restore_moments(
-    folder: Path, lrm: LRM, optimiser: torch.optim.Optimizer, moments: dict[str, torch.Tensor]
-) -> None:
-    parameters = dict(lrm.named_parameters())
-    for entry, value in moments.items():
+def _restore_moments(folder: Path, state: State) -> None:
+    parameters = dict(state.lrm.named_parameters())
+    for entry, value in _moments_in(folder):
         name, _, key = entry.rpartition("/")
         if name not in parameters:
             raise CheckpointError(
@@ -107,5 +175,26 @@ def _restore_moments(
                 " Turntable began can be used, but not continued"
             )
         # AdamW keeps its step count on the CPU, its moments beside the parameter.
-        place = value if key == "step" else value.to(parameters[name].device)
-        optimiser.state[parameters[name]][key] = place
+        state.optimiser.state[parameters[name]][key] = value if key == "step" else part_like(value, parameters[name])
+
+
+def _moments_in(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of the moments in a checkpoint, each whole, whoever wrote a part of it."""
+    files = [folder / "optimiser.safetensors"]
+    parts = sorted(file for file in folder.iterdir() if _PART.fullmatch(file.name))
+    if parts:
+        match = _PART.fullmatch(parts[0].name)
+        assert match is not None
+        count = int(match[2])
+        files = [folder / f"optimiser-{rank:03d}-of-{count:03d}.safetensors" for rank in range(count)]
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = [stack.enter_context(safe_open(file, "pt")) for file in files]
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{folder}: {', '.join(file.name for file in files)}: cannot be read ({error})"
+            ) from error
+        for name in opened[0].keys():  # noqa: SIM118 - no dict
+            tensors = [file.get_tensor(name) for file in opened]
+            # A copy: what is read is a view of the file.
+            yield name, tensors[0].clone() if name.endswith("/step") else torch.cat(tensors)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.loop import read_history
+from train.history import read_history
 from turntable.files import atomic_path
 
 

@@ -1,18 +1,18 @@
-"""The optimisation loop: draw, render, step, log, save; continues exactly where it stopped."""
+"""The optimisation loop: draw, render, step, log, judge, save; continues exactly where it stopped, by however many processes."""
 
 from __future__ import annotations
 
-import json
 import logging
-import math
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -21,10 +21,15 @@ from datasets.order import Draw, Order
 from datasets.samples import ShardSamples
 from model.lrm import LRM
 from train import checkpoints
+from train.checkpoints import State
+from train.development import Development, Verdict
+from train.distributed import ALONE, World, agreed, last_of_several, mean_over_processes, wait_for_all, whole
 from train.grids import picture_grid
-from train.losses import LossWeights, RenderSettings, reconstruction_loss
-from train.lpips import LPIPS
+from train.history import History
+from train.losses import RenderSettings
 from train.metrics import decibels
+from train.optimiser import GradientGuard, set_rate
+from train.schedule import Progress, Schedule
 from turntable.errors import UserError
 from turntable.files import write_bytes
 from turntable.report import encode_picture
@@ -32,44 +37,12 @@ from turntable.report import encode_picture
 log = logging.getLogger(__name__)
 
 MAX_SKIPPED_IN_A_ROW = 20
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long to train and how the learning rate moves. A run ends at `steps` or after `minutes`, whichever comes first."""
-
-    learning_rate: float
-    """Peak, reached after the warm-up."""
-    warmup_steps: int
-    """Steps of linear warm-up from 0."""
-    steps: int | None = None
-    """Optimiser steps of the whole run."""
-    minutes: float | None = None
-    """Minutes of training of the whole run, all continuations together."""
-    final_share: float = 0.02
-    """The learning rate at the end as a share of the peak; a half cosine in between."""
-
-    def __post_init__(self) -> None:
-        if self.steps is None and self.minutes is None:
-            raise ValueError("say how long to train: --steps or --minutes")
-        if (self.steps is not None and self.steps < 1) or (self.minutes is not None and self.minutes <= 0):
-            raise ValueError(f"steps and minutes must be positive, got {self.steps} and {self.minutes}")
-
-    def done(self, progress: checkpoints.Progress) -> float:
-        """The share of the run that is behind, in [0, 1]."""
-        by_steps = progress.step / self.steps if self.steps else 0.0
-        by_time = progress.seconds / (60 * self.minutes) if self.minutes else 0.0
-        return min(max(by_steps, by_time), 1.0)
-
-    def learning_rate_at(self, progress: checkpoints.Progress) -> float:
-        """Linear warm-up, then half a cosine down to `final_share`. Loshchilov & Hutter 2017."""
-        warm = min((progress.step + 1) / max(self.warmup_steps, 1), 1.0)
-        cosine = (1 + math.cos(math.pi * self.done(progress))) / 2
-        return self.learning_rate * warm * (self.final_share + (1 - self.final_share) * cosine)
+LOG_EVERY = 20
+"""Steps between two lines of the log."""
 
 
 class Draws(Sampler[Draw]):
-    """One rank's part of an endless order, from any draw on. Runs in the trainer, so loader processes change nothing of it."""
+    """One process' part of an endless order, from any draw on. Runs in the trainer, so loader processes change nothing of it."""
 
     def __init__(self, order: Order, start: int = 0, rank: int = 0, world: int = 1) -> None:
         self.order, self.start, self.rank, self.world = order, start, rank, world
@@ -78,164 +51,256 @@ class Draws(Sampler[Draw]):
         return self.order.draws(self.start, self.rank, self.world)
 
 
-def adamw(lrm: LRM, learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) with decay on weight matrices only: not on biases, norms and position tokens."""
-    decayed = [p for n, p in lrm.named_parameters() if p.requires_grad and p.ndim >= 2 and not _is_position(n)]
-    chosen = {id(p) for p in decayed}
-    others = [p for p in lrm.parameters() if p.requires_grad and id(p) not in chosen]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
+@contextmanager
+def interrupts() -> Iterator[list[bool]]:
+    """Within it, the first Ctrl-C or SIGTERM only sets the flag that is yielded, and a second one kills as usual."""
+    flag = [False]
+    before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _: Any) -> None:
+        flag[0] = True
+        signal.signal(number, before[number])
+
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _is_position(name: str) -> bool:
-    return any(word in name for word in ("position", "pos_embed", "cls_token", "register_tokens", ".tokens"))
+@dataclass(frozen=True)
+class Stage:
+    """What is trained on from some share of the run on: low resolutions first, since their steps are cheap."""
+
+    begins: float
+    """Share of the run, in [0, 1)."""
+    samples: ShardSamples
+    settings: RenderSettings
 
 
 @dataclass
 class Trainer:
-    """One run in one process. `extra` goes into every checkpoint's header."""
+    """One run, in one process of those that share it. `extra` goes into every checkpoint's header."""
 
-    lrm: LRM
-    samples: ShardSamples
+    state: State
+    objective: nn.Module
+    """`train.losses.Objective`, or what wraps it (`train.distributed.share`)."""
+    stages: tuple[Stage, ...]
+    """In their order; the first begins at 0."""
     order: Order
     out: Path
     schedule: Schedule
-    weights: LossWeights
-    settings: RenderSettings
     batch: int
-    seed: int
-    device: torch.device
-    optimiser: torch.optim.Optimizer
+    """Objects a step, of all processes together."""
+    micro_batch: int
+    """Objects that a process computes at a time; several such batches make its part of a step."""
     workers: int
     save_minutes: float
     clip: float
+    guard: GradientGuard
     extra: dict[str, Any]
-    lpips: LPIPS | None = None
-    region_side: int = 0
+    world: World = ALONE
+    development: Development | None = None
 
-    def run(self, progress: checkpoints.Progress) -> checkpoints.Progress:
-        """Trains to the schedule's end and returns where the run stands. Ctrl-C saves a checkpoint first."""
-        writer = SummaryWriter(self.out / "tensorboard", purge_step=progress.step)
-        history = History(self.out / "log.jsonl", progress.step)
-        bar = tqdm(total=1.0, initial=self.schedule.done(progress), desc="train", bar_format=_BAR, mininterval=1)
-        batches = self._batches(progress.draws)
+    @property
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        return self.state.progress
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that the next step belongs to."""
+        done = self.schedule.done(self.progress)
+        return [stage for stage in self.stages if stage.begins <= done][-1]
+
+    def run(self) -> None:
+        """Trains to the schedule's end. Ctrl-C saves a checkpoint first."""
+        watch = Watch(self) if self.world.first else None
+        stage: Stage | None = None
+        batches: Iterator[dict[str, Tensor]] = iter(())
         saved = last = time.monotonic()
-        skipped_in_a_row = 0
+        skipped_in_a_row, verdict = 0, Verdict.GO_ON
         try:
-            while self.schedule.done(progress) < 1:
-                batch = {
-                    k: v.to(self.device, non_blocking=True) for k, v in next(batches).items() if torch.is_tensor(v)
-                }
-                terms, taken = self.step(batch, progress)
-                skipped_in_a_row = 0 if taken else skipped_in_a_row + 1
-                if skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-                    raise UserError(
-                        f"{self.out}: {MAX_SKIPPED_IN_A_ROW} steps in a row had no finite gradient at step {progress.step}; "
-                        f"lower --learning-rate and continue from the last checkpoint with --resume"
-                    )
-                now = time.monotonic()
-                progress.seconds, last = progress.seconds + now - last, now
-                if progress.step % 20 == 0:
-                    self._report(writer, history, bar, terms, progress)
-                if now - saved > 60 * self.save_minutes:
-                    self._save_and_show(writer, progress)
-                    saved = time.monotonic()
-            self._save_and_show(writer, progress)
-        except KeyboardInterrupt:
-            self.save(progress)
+            with interrupts() as interrupted:
+                while self.schedule.done(self.progress) < 1 and verdict is not Verdict.STOP:
+                    if self.stage is not stage:
+                        stage = self.stage
+                        batches = self.batches(self.progress.draws)
+                    terms, taken = self.step(batches)
+                    skipped_in_a_row = 0 if taken else skipped_in_a_row + 1
+                    self._require_sense(skipped_in_a_row)
+                    now = time.monotonic()
+                    self.progress.seconds, last = self.progress.seconds + now - last, now
+                    save, stop = self._agree(now - saved > 60 * self.save_minutes, interrupted[0])
+                    if self.progress.step % LOG_EVERY == 0:
+                        self._report(watch, terms)
+                    if self.development is not None and self.development.due(self.progress.step):
+                        verdict = self._judge(watch)
+                    if save or stop:
+                        self.save_and_show(watch)
+                        saved = last = time.monotonic()
+                    if stop:
+                        raise KeyboardInterrupt
+            self.save_and_show(watch)
+        except UserError:
             raise
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            self.save()
+            raise UserError(
+                f"{self.out}: a loader process died at step {self.progress.step} ({str(error).splitlines()[0]}); the run is saved:"
+                " continue with --resume, perhaps with fewer --workers"
+            ) from error
         finally:
-            bar.close()
-            writer.close()
-        return progress
+            if watch is not None:
+                watch.close()
 
-    def step(self, batch: dict[str, Tensor], progress: checkpoints.Progress) -> tuple[dict[str, Tensor], bool]:
-        """One optimiser step; returns the loss terms and whether the step was taken (finite) or skipped."""
-        generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + progress.step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.schedule.learning_rate_at(progress)
-        loss, terms = reconstruction_loss(
-            self.lrm, batch, self.weights, self.settings, generator, self.lpips, self.region_side
-        )
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.lrm.parameters(), self.clip)
-        taken = bool(torch.isfinite(norm))
+    def step(self, batches: Iterator[dict[str, Tensor]]) -> tuple[dict[str, Tensor], bool]:
+        """One optimiser step; returns the loss terms and whether the step was taken or skipped."""
+        optimiser = self.state.optimiser
+        set_rate(optimiser, self.schedule.learning_rate_at(self.progress))
+        optimiser.zero_grad(set_to_none=True)
+        count = self.batch // self.world.size // self.micro_batch
+        settings = self.stage.settings
+        total: dict[str, Tensor] = {}
+        for number in range(count):
+            batch = {
+                name: value.to(self.world.device, non_blocking=True)
+                for name, value in next(batches).items()
+                if torch.is_tensor(value)
+            }
+            with last_of_several(self.objective, last=number == count - 1):
+                loss, terms = self.objective(batch, settings)
+                (loss / count).backward()
+            total = {name: total.get(name, 0) + term / count for name, term in terms.items()}
+        trained = [p for p in self.state.lrm.parameters() if p.requires_grad]
+        norm = whole(nn.utils.clip_grad_norm_(trained, self.clip))
+        taken = self.guard.trusts(float(norm), self.progress)
         if taken:
-            self.optimiser.step()
+            optimiser.step()
         else:
-            progress.skipped += 1
-        progress.step += 1
-        progress.draws += self.batch
-        return {**terms, "gradient_norm": norm.detach()}, taken
+            self.progress.skipped += 1
+        self.progress.step += 1
+        self.progress.draws += self.batch
+        if taken and self.state.average is not None:
+            self.state.average.follow(self.state.lrm.named_parameters(), self.progress.step)
+        return {**total, "gradient_norm": norm.detach()}, taken
 
-    def save(self, progress: checkpoints.Progress) -> None:
+    def save(self, best: bool = False) -> None:
         """Writes a checkpoint of the run as it stands."""
-        checkpoints.save(self.out, self.lrm, self.optimiser, progress, {**self.extra, "step": progress.step})
+        checkpoints.save(self.out, self.state, self.extra, self.world, best)
 
-    def _save_and_show(self, writer: SummaryWriter, progress: checkpoints.Progress) -> None:
-        self.save(progress)
-        grid = picture_grid(self.lrm, self.samples, self.settings.samples)
-        writer.add_image("views", grid, progress.step, dataformats="HWC")
-        write_bytes(self.out / "pictures" / f"step-{progress.step:08d}.webp", encode_picture(grid))
+    def save_and_show(self, watch: Watch | None) -> None:
+        """Writes a checkpoint, and a sheet of what the model makes of some objects."""
+        self.save()
+        snapshot = self.snapshot()
+        if watch is not None:
+            assert snapshot is not None
+            grid = picture_grid(snapshot, self.stage.samples, self.stage.settings.samples)
+            watch.show(grid, self.progress.step)
+        wait_for_all()
 
-    def _batches(self, start: int) -> Iterator[dict[str, Tensor]]:
+    def snapshot(self) -> LRM | None:
+        """The model as it would be used now, average and all, unsharded; for the first process, but all must ask."""
+        weights = dict(self.state.lrm.state_dict())
+        if self.state.average is not None:
+            weights |= self.state.average.values
+        elif self.world.size == 1:
+            return self.state.lrm
+        gathered = checkpoints.gathered(weights, self.world)
+        if not self.world.first:
+            return None
+        lrm = LRM(self.state.lrm.config, load_weights=False)
+        lrm.load_state_dict(gathered)
+        return lrm.to(self.world.device)
+
+    def batches(self, start: int) -> Iterator[dict[str, Tensor]]:
+        """This process' micro-batches from draw `start` on, for ever."""
         loader = DataLoader(
-            self.samples,
-            batch_size=self.batch,
-            sampler=Draws(self.order, start),
+            self.stage.samples,
+            batch_size=self.micro_batch,
+            sampler=Draws(self.order, start, self.world.rank, self.world.size),
             num_workers=self.workers,
             multiprocessing_context="spawn" if self.workers else None,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.world.device.type == "cuda",
         )
         return iter(loader)
 
-    def _report(
-        self,
-        writer: SummaryWriter,
-        history: History,
-        bar: tqdm,
-        terms: dict[str, Tensor],
-        progress: checkpoints.Progress,
-    ) -> None:
-        values = {name: float(value) for name, value in terms.items()}
+    def _agree(self, save: bool, stop: bool) -> tuple[bool, bool]:
+        """What all processes do next. Their clocks differ, and a signal may reach one of them only."""
+        seconds, saves, stops = agreed([self.progress.seconds, float(save), float(stop)], self.world.device)
+        self.progress.seconds = seconds
+        return bool(saves), bool(stops)
+
+    def _require_sense(self, skipped_in_a_row: int) -> None:
+        if skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+            raise UserError(
+                f"{self.out}: {MAX_SKIPPED_IN_A_ROW} steps in a row had no gradient to be trusted at step {self.progress.step};"
+                " lower --learning-rate and continue from the last checkpoint with --resume"
+            )
+
+    def _report(self, watch: Watch | None, terms: dict[str, Tensor]) -> None:
+        names = list(terms)
+        means = mean_over_processes(torch.stack([terms[name].float() for name in names])).tolist()
+        values = dict(zip(names, means, strict=True))
         values |= {
             "psnr": decibels(values["colour"]),
-            "learning_rate": self.schedule.learning_rate_at(progress),
-            "seconds": round(progress.seconds, 2),
+            "learning_rate": self.schedule.learning_rate_at(self.progress),
+            "skipped": self.progress.skipped,
+            "seconds": round(self.progress.seconds, 2),
         }
-        history.append(progress.step, values)
-        for name, value in values.items():
-            writer.add_scalar(f"train/{name}", value, progress.step)
-        bar.n = self.schedule.done(progress)
-        bar.set_postfix_str(f"step {progress.step}, {values['psnr']:.1f} dB, {progress.skipped} skipped", refresh=False)
-        bar.refresh()
+        if watch is not None:
+            watch.write(self.progress.step, values)
+
+    def _judge(self, watch: Watch | None) -> Verdict:
+        assert self.development is not None
+        snapshot = self.snapshot()
+        figure = self.development.figure(snapshot) if snapshot is not None else 0.0
+        (figure,) = agreed([figure, 0.0], self.world.device)[:1]
+        best = self.development.learn(figure, self.progress)
+        if watch is not None:
+            watch.write(self.progress.step, {"development_psnr": figure})
+            self.development.warn(self.out, self.progress)
+        if best:
+            self.save(best=True)
+        return self.development.verdict(self.progress)
 
 
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"
 
 
-class History:
-    """`log.jsonl`: a line a logged step. Continuing from step n drops what a killed run logged after n."""
+class Watch:
+    """What the first process shows of a run: a progress bar, `log.jsonl`, TensorBoard, sheets of pictures."""
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        kept = [line for line in read_history(path) if line["step"] <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    def __init__(self, trainer: Trainer) -> None:
+        out, progress = trainer.out, trainer.progress
+        self.out, self.trainer = out, trainer
+        self.history = History(out / "log.jsonl", progress.step)
+        self.writer = SummaryWriter(out / "tensorboard", purge_step=progress.step)
+        done = trainer.schedule.done(progress)
+        self.bar = tqdm(total=1.0, initial=done, desc="train", bar_format=_BAR, mininterval=1)
 
-    def append(self, step: int, values: dict[str, float]) -> None:
-        """Adds one line, flushed."""
-        with self.path.open("a") as handle:
-            handle.write(json.dumps({"step": step, **values}) + "\n")
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Figures of one step."""
+        self.history.append(step, values)
+        for name, value in values.items():
+            self.writer.add_scalar(f"train/{name}", value, step)
+        progress = self.trainer.progress
+        self.bar.n = self.trainer.schedule.done(progress)
+        if "psnr" in values:
+            text = f"step {step}, {values['psnr']:.1f} dB, {progress.skipped} skipped"
+            self.bar.set_postfix_str(text, refresh=False)
+        self.bar.refresh()
 
+    def show(self, grid: Any, step: int) -> None:
+        """A sheet (H, W, 3) uint8."""
+        self.writer.add_image("views", grid, step, dataformats="HWC")
+        write_bytes(self.out / "pictures" / f"step-{step:08d}.webp", encode_picture(grid))
 
-def read_history(path: Path) -> list[dict[str, float]]:
-    """The logged steps of a run, oldest first; a line that a kill cut short is left out."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    parsed = []
-    for line in lines:
-        try:
-            parsed.append(json.loads(line))
-        except json.JSONDecodeError:
-            log.warning("%s: a cut line was left out", path)
-    return parsed
+    def close(self) -> None:
+        """Ends the bar and flushes the log."""
+        self.bar.close()
+        self.writer.close()

@@ -1,13 +1,18 @@
-"""What training minimises: pictures, mattes, empty space, and (asked for by name) perceptual distance."""
+"""What training minimises: pictures, mattes, empty space, depth, and (asked for by name) perceptual distance.
+
+Every term is a mean over objects, each object's own mean; and every random number comes from its object's own seed. So the
+loss of a batch is the mean of the losses of its halves, and a step is the same however its objects are shared out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from model import volume
+from model import rays, volume
 from model.lrm import LRM
 from train.lpips import LPIPS
 from turntable import cameras
@@ -29,6 +34,9 @@ class LossWeights:
     depth: float = 0.1
     """Mean distance, object units, between where an opaque ray ends and where it truly ends. Needs the depth pass. It tells a
     surface from a deeper one of the same colour, which pictures alone cannot."""
+    variation: float = 0.0
+    """Mean squared difference of neighbouring texels of the planes (total variation, as EG3D has it for its planes' densities):
+    smoother planes, fewer floaters."""
     lpips: float = 0.0
     """LPIPS (VGG) of the square regions; needs its weights, see --lpips-weights."""
 
@@ -50,67 +58,92 @@ class RenderSettings:
     """Compute the planes in bfloat16. Rendering stays float32: its sums of exponentials lose too much otherwise."""
 
 
-def reconstruction_loss(
-    lrm: LRM,
-    batch: dict[str, Tensor],
-    weights: LossWeights,
-    settings: RenderSettings,
-    generator: torch.Generator,
-    lpips: LPIPS | None = None,
-    region_side: int = 0,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted loss of a batch of samples (`datasets.samples`), and its terms (detached, unweighted).
+class Objective(nn.Module):
+    """A model and what is asked of it: batch of samples (`datasets.samples`) -> loss and its terms.
 
-    `generator` (on the batch's device) draws the samples along the rays and the points in empty space. The first
-    `region_side`² rays of a view are a square region in row order; LPIPS looks at these.
+    A module of its own, so that whatever wraps it sees every use of the model's parameters.
     """
-    with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=settings.bf16):
-        planes = lrm.planes(batch["image"], batch["camera"])
-    planes = planes.float()
-    origins, directions = cameras.rays(batch["uv"], batch["world_from_camera"], batch["intrinsics"])
-    occupancy = volume.Occupancy(batch["hull"], batch["world_from_canonical"])
-    rendering = volume.render(
-        lrm.field,
-        planes,
-        origins.flatten(1, 2),
-        directions.flatten(1, 2),
-        settings.samples,
-        occupancy=occupancy,
-        generator=generator,
-    )
-    colour = rendering.colour.view_as(batch["rgb"])
-    terms = {
-        "colour": (colour - batch["rgb"]).square().mean(),
-        "mask": (rendering.opacity.view_as(batch["alpha"]) - batch["alpha"]).square().mean(),
-    }
-    if weights.empty:
-        terms["empty"] = _empty_density(lrm, planes, occupancy, settings.empty_points, generator)
-    if weights.depth:
-        terms["depth"] = _depth_error(rendering.depth.view_as(batch["depth"]), batch)
-    if weights.lpips and lpips is not None:
-        predicted, true = _regions(colour, region_side), _regions(batch["rgb"], region_side)
-        terms["lpips"] = lpips(predicted, true).mean()
-    loss = sum((getattr(weights, name) * term for name, term in terms.items()), torch.zeros((), device=colour.device))
-    return loss, {name: term.detach() for name, term in terms.items()}
+
+    def __init__(
+        self,
+        lrm: LRM,
+        weights: LossWeights,
+        lpips: LPIPS | None = None,
+        region_side: int = 0,
+    ) -> None:
+        """The first `region_side`² rays of a view are a square region in row order; LPIPS looks at these."""
+        super().__init__()
+        self.lrm, self.weights, self.region_side = lrm, weights, region_side
+        # In a tuple: no part of the module, so that its frozen weights are neither shared out nor saved.
+        self._lpips = (lpips,)
+
+    def forward(self, batch: dict[str, Tensor], settings: RenderSettings) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted loss, and its terms (detached, unweighted)."""
+        with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=settings.bf16):
+            planes = self.lrm.planes(batch["image"], batch["camera"])
+        planes = planes.float()
+        origins, directions = cameras.rays(batch["uv"], batch["world_from_camera"], batch["intrinsics"])
+        occupancy = volume.Occupancy(batch["hull"], batch["world_from_canonical"])
+        generators = [torch.Generator(planes.device).manual_seed(int(seed)) for seed in batch["seed"].cpu()]
+        rendering = volume.render(
+            self.lrm.field,
+            planes,
+            origins.flatten(1, 2),
+            directions.flatten(1, 2),
+            settings.samples,
+            occupancy=occupancy,
+            generator=generators,
+        )
+        terms = self._terms(batch, planes, rendering)
+        if self.weights.empty:
+            terms["empty"] = _empty_density(self.lrm, planes, occupancy, settings.empty_points, generators)
+        loss = sum((getattr(self.weights, name) * term for name, term in terms.items()), planes.new_zeros(()))
+        return loss, {name: term.detach() for name, term in terms.items()}
+
+    def _terms(self, batch: dict[str, Tensor], planes: Tensor, rendering: volume.Rendering) -> dict[str, Tensor]:
+        weights, (lpips,) = self.weights, self._lpips
+        colour = rendering.colour.view_as(batch["rgb"])
+        terms = {
+            "colour": (colour - batch["rgb"]).square().mean(),
+            "mask": (rendering.opacity.view_as(batch["alpha"]) - batch["alpha"]).square().mean(),
+        }
+        if weights.depth:
+            terms["depth"] = _depth_error(rendering.depth.view_as(batch["depth"]), batch)
+        if weights.variation:
+            terms["variation"] = _variation(planes)
+        if weights.lpips and lpips is not None:
+            predicted, true = _regions(colour, self.region_side), _regions(batch["rgb"], self.region_side)
+            terms["lpips"] = lpips(predicted, true).mean()
+        return terms
 
 
 def _empty_density(
-    lrm: LRM, planes: Tensor, occupancy: volume.Occupancy, count: int, generator: torch.Generator
+    lrm: LRM, planes: Tensor, occupancy: volume.Occupancy, count: int, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    points = torch.rand((len(planes), count, 3), generator=generator, device=planes.device) * 2 - 1
+    points = rays.uniform((len(planes), count, 3), generators, planes) * 2 - 1
     if lrm.field.region == "ball":  # drawn in the box, half of them would lie where density is 0 anyhow
         norm = points.norm(dim=-1, keepdim=True)
         points = points * points.abs().amax(dim=-1, keepdim=True) / norm.clamp(min=1e-9)
     outside = ~occupancy.contains(points)
     opacity = -torch.expm1(-lrm.field.density(planes, points) * _EMPTY_LENGTH)
-    return (opacity * outside).sum() / outside.sum().clamp(min=1)
+    return _object_mean(opacity, outside)
 
 
 def _depth_error(distance: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """Distances (B, V, R) along the rays against the batch's planar depth, where a ray hits and its pixel is all object."""
     along = cameras.camera_directions(batch["uv"], batch["intrinsics"][:, :, None]).norm(dim=-1)
     hit = (batch["depth"] > 0) & (batch["alpha"] > 0.99)
-    return ((distance - batch["depth"] * along).abs() * hit).sum() / hit.sum().clamp(min=1)
+    return _object_mean((distance - batch["depth"] * along).abs(), hit)
+
+
+def _variation(planes: Tensor) -> Tensor:
+    """(B, 3, C, R, R) -> mean squared difference of neighbours along rows and along columns."""
+    return planes.diff(dim=-1).square().mean() + planes.diff(dim=-2).square().mean()
+
+
+def _object_mean(values: Tensor, counted: Tensor) -> Tensor:
+    """values (B, …), counted (B, …) bool -> mean over objects of each one's mean over what counts, 0 where nothing does."""
+    return ((values * counted).flatten(1).sum(dim=1) / counted.flatten(1).sum(dim=1).clamp(min=1)).mean()
 
 
 def _regions(pixels: Tensor, side: int) -> Tensor:

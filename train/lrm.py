@@ -1,65 +1,59 @@
-"""`python -m train.lrm --shards shards/ --model tiny --out runs/x`: trains an LRM on shards."""
+"""`python -m train.lrm --shards shards/ --model tiny --out runs/x`: trains an LRM on shards.
+
+Several processes: `torchrun --nproc-per-node 8 -m train.lrm …`; see `train.distributed`.
+"""
 
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
-from datasets.catalogue import read_weights
-from datasets.order import Order
+from datasets.augmentation import Augmentation
 from datasets.samples import SampleConfig, ShardSamples
-from datasets.shards import ShardError, ShardSet, found
+from datasets.shards import ShardSet, found
 from datasets.storage import BlockCache
-from model.checkpoints import FILE_NAME
+from model.checkpoints import FILE_NAME, load_checkpoint
 from model.lrm import LRM, SIZES, LRMConfig
-from train import checkpoints, lpips
+from train import checkpoints, lpips, sets
+from train.checkpoints import State
 from train.curves import draw_curves
+from train.development import Development, DevelopmentConfig
+from train.distributed import Sharing, World, joined, share, wait_for_all
 from train.evaluate import EvaluateConfig, evaluate
-from train.loop import Schedule, Trainer, adamw
-from train.losses import LossWeights, RenderSettings
+from train.loop import Stage, Trainer
+from train.losses import LossWeights, Objective, RenderSettings
+from train.optimiser import Average, GradientGuard, OptimiserConfig, adamw, freeze
+from train.recipes import RECIPES
+from train.schedule import Progress, Schedule
 from turntable import config as command_line
 from turntable.config import Location
 from turntable.errors import EXIT_OK, UserError
-from turntable.files import location
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What suits a size of the model when the command line does not say otherwise."""
+class FineStage:
+    """The end of a run, at a higher resolution: pictures, rays and samples. Most is learned sooner from small pictures."""
 
-    learning_rate: float
-    warmup_steps: int
-    batch: int
-    """Objects a step."""
-    views: int
-    """Supervised views an object."""
-    rays: int
-    """Supervised rays a view."""
-    samples: int
-    """Samples a ray."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.05
-    minutes: float | None = None
+    fine_from: float = 1.0
+    """Share of the run after which it begins; 1: never."""
+    fine_size: int = 256
+    """Side in pixels of the pictures that rays are then taken from."""
+    fine_rays: int | None = None
+    """Rays a view; left out: twice as many."""
+    fine_samples: int | None = None
+    """Samples a ray; left out: one and a half times as many."""
 
-
-# `tiny` is for a CPU and minutes: a high rate and short warm-up. The others follow Hong et al. 2024 (LRM), table of
-# training details: 4e-4, 3,000 warm-up steps, input view and three side views, regions of 128².
-_PAPER = Recipe(learning_rate=4e-4, warmup_steps=3000, batch=8, views=4, rays=4096, samples=96)
-RECIPES: dict[str, Recipe] = {
-    "tiny": Recipe(learning_rate=2e-3, warmup_steps=50, batch=4, views=4, rays=128, samples=48),
-    "small": _PAPER,
-    "base": _PAPER,
-    "large": Recipe(learning_rate=4e-4, warmup_steps=3000, batch=8, views=4, rays=4096, samples=128),
-    "paper": Recipe(learning_rate=4e-4, warmup_steps=3000, batch=8, views=4, rays=16384, samples=128),
-}
+    def __post_init__(self) -> None:
+        if not 0 < self.fine_from <= 1 or self.fine_size < 1:
+            raise ValueError(
+                f"fine_from must lie in (0, 1], fine_size be at least 1, got {self.fine_from} and {self.fine_size}"
+            )
 
 
 @dataclass(frozen=True)
@@ -69,9 +63,12 @@ class TrainConfig:
     shards: Location
     """A folder of shards or one shard, here or at a URL."""
     out: Path
-    """The run's folder: checkpoints, curves, pictures, configuration."""
+    """The run's folder: checkpoints, curves, pictures, configuration. All processes must see it."""
     model: Literal["tiny", "small", "base", "large", "paper"] = "tiny"
     """Size of the model; `tiny` trains on a CPU."""
+    init: Path | None = None
+    """Begin from this checkpoint's weights, which also say how large the model is: a run, a file, a published model's name. --model
+    then only chooses the recipe."""
     uids: Path | None = None
     """Train on these objects only: a file with a uid a line; a weight behind a uid says how often it is drawn."""
     mix: tuple[str, ...] = ()
@@ -80,6 +77,8 @@ class TrainConfig:
     """Shuffle the objects of so many shards together, then of the next, which suits shards at URLs; 0: of all."""
     cache: BlockCache = field(default_factory=BlockCache)
     """Where shards at URLs keep what was read of them."""
+    development: DevelopmentConfig = field(default_factory=DevelopmentConfig)
+    """Objects that judge on the way."""
     steps: int | None = None
     """Optimiser steps."""
     minutes: float | None = None
@@ -92,10 +91,12 @@ class TrainConfig:
     """Always this view as input; left out: a random one a sample (0 with --overfit)."""
     held_out_views: int = 0
     """The last N views of every object are neither input nor supervised."""
-    learning_rate: float | None = None
-    """Peak learning rate."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """How weights are moved."""
     batch: int | None = None
-    """Objects a step."""
+    """Objects a step, of all processes together; left out: the recipe's number for each process."""
+    micro_batch: int | None = None
+    """Objects that a process computes at a time, for less memory: gradients of several add up to a step's. Left out: all of its."""
     views: int | None = None
     """Supervised views an object."""
     rays: int | None = None
@@ -104,6 +105,12 @@ class TrainConfig:
     """Samples a ray."""
     render_size: int = 128
     """Side in pixels of the pictures that rays are taken from."""
+    further_sizes: tuple[int, ...] = ()
+    """Further such sides; each sample draws one of all."""
+    fine: FineStage = field(default_factory=FineStage)
+    """The end of the run at a higher resolution."""
+    augment: Augmentation = field(default_factory=Augmentation)
+    """What is changed at random."""
     weights: LossWeights = field(default_factory=LossWeights)
     """The loss's terms."""
     lpips_weights: Path | None = None
@@ -112,6 +119,10 @@ class TrainConfig:
     """Pre-trained ViT for the encoder: a folder or a hub name (facebook/dino-vitb16 …); left out: from scratch."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on a GPU that has it, float32 elsewhere."""
+    recompute: bool = False
+    """Keep only each transformer block's input for the backward pass and compute the rest again: a third slower, far less memory."""
+    sharing: Sharing = "ddp"
+    """With torchrun: ddp, every process has the whole model; fsdp, each has a part of every parameter (torch's fully_shard)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
     threads: int | None = None
@@ -120,8 +131,6 @@ class TrainConfig:
     """Loader processes; 0 loads in the training process."""
     save_minutes: float = 5.0
     """Minutes between checkpoints."""
-    clip: float = 1.0
-    """Largest norm of the gradient."""
     seed: int = 0
     """Initial weights, data order, rays."""
 
@@ -129,51 +138,24 @@ class TrainConfig:
         for name in ("overfit", "held_out_views", "workers", "shuffle_shards"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.save_minutes <= 0 or self.clip <= 0:
-            raise ValueError(f"save_minutes and clip must be positive, got {self.save_minutes} and {self.clip}")
-        mixture_of(self)
+        if self.save_minutes <= 0:
+            raise ValueError(f"save_minutes must be positive, got {self.save_minutes}")
+        if self.init is not None and self.encoder_weights is not None:
+            raise ValueError("--init brings the encoder's weights; leave --encoder-weights out")
+        sets.mixture(self.shards, self.mix)
 
 
-FREE_ON_RESUME = {"resume", "steps", "minutes", "threads", "workers", "save_minutes", "device", "shards", "cache"}
+FREE_ON_RESUME = {
+    "resume", "steps", "minutes", "threads", "workers", "save_minutes", "device", "shards", "cache", "micro_batch",
+    "sharing", "recompute",
+}  # fmt: skip
 """Fields that a continued run may change."""
-
-
-def mixture_of(config: TrainConfig) -> dict[Path, float]:
-    """Shards -> how often they are drawn from, relative to one another."""
-    sets: dict[Path, float] = {config.shards: 1.0}
-    for text in config.mix:
-        place, _, share = text.rpartition("=")
-        if not (place and re.fullmatch(r"[0-9]*\.?[0-9]+", share) and float(share) > 0):
-            raise ValueError(f"--mix {text}: write SHARDS=SHARE with a share above 0, such as mvimgnet/shards=3")
-        if location(place) in sets:
-            raise ValueError(f"--mix {text}: these shards are named already")
-        sets[location(place)] = float(share)
-    return sets
 
 
 def open_shards(config: TrainConfig) -> ShardSet:
     """The objects of all sets that the run draws from."""
-    paths = [path for place in mixture_of(config) for path in found(place)]
+    paths = [path for place in sets.mixture(config.shards, config.mix) for path in found(place)]
     return ShardSet(paths, config.cache)
-
-
-def draw_order(config: TrainConfig, shards: ShardSet, indices: list[int]) -> Order:
-    """In which order and how often the objects `indices` are drawn."""
-    held_by = np.array([shards.shard_of(index) for index in indices])
-    ends = np.cumsum([len(found(place)) for place in mixture_of(config)])
-    pools = np.searchsorted(ends, held_by, side="right")
-    listed = read_weights(config.uids) if config.uids else {}
-    weights = np.array([listed.get(shards.uids[index], 1.0) for index in indices])
-    shares = np.array(list(mixture_of(config).values()))
-    for pool, share in enumerate(shares):
-        mine = pools == pool
-        if not mine.any():
-            raise UserError(
-                f"{list(mixture_of(config))[pool]}: none of its objects is chosen; leave it out of --mix or --uids"
-            )
-        weights[mine] *= share / weights[mine].sum()
-    even = bool(np.allclose(weights, weights[0], rtol=1e-9))
-    return Order(len(indices), config.seed, None if even else weights, held_by, pools, config.shuffle_shards)
 
 
 def choose(config: TrainConfig, name: str) -> Any:
@@ -182,10 +164,21 @@ def choose(config: TrainConfig, name: str) -> Any:
     return getattr(RECIPES[config.model], name) if given is None else given
 
 
-def batch_and_rays(config: TrainConfig, objects: int) -> tuple[int, int]:
-    """Objects a step and rays a view. With fewer objects than the recipe's batch, each gets as many more rays."""
-    batch, rays = min(choose(config, "batch"), objects), choose(config, "rays")
-    return batch, rays if config.rays else rays * choose(config, "batch") // batch
+def batch_and_rays(config: TrainConfig, objects: int, processes: int = 1) -> tuple[int, int]:
+    """Objects a step and rays a view. With fewer objects than the recipe's batch, each gets as many more rays.
+
+    Raises UserError where the objects of a step cannot be shared out evenly.
+    """
+    wanted = config.batch or RECIPES[config.model].batch * processes
+    batch = max(min(wanted, objects) // processes, 1) * processes if config.batch is None else min(wanted, objects)
+    each = config.micro_batch or max(batch // processes, 1)
+    if batch % (processes * each):
+        raise UserError(
+            f"{batch} objects a step cannot be shared out evenly among {processes} processes, {each} objects at a time; make"
+            " --batch a multiple"
+        )
+    rays = choose(config, "rays")
+    return batch, rays if config.rays else rays * wanted // batch
 
 
 def choose_device(device: str, precision: str) -> tuple[torch.device, bool]:
@@ -199,101 +192,116 @@ def choose_device(device: str, precision: str) -> tuple[torch.device, bool]:
     return chosen, precision == "bfloat16" or (precision == "auto" and able)
 
 
-def chosen_objects(shards: ShardSet, config: TrainConfig) -> list[int]:
-    """Indices of the objects to train on. An unknown uid or nothing left is a UserError."""
-    indices = shards.listed(config.uids)
-    if config.overfit:
-        indices = indices[: config.overfit]
-    if not indices:
-        raise UserError(f"{config.shards}: no object to train on; preprocess captures into it first")
-    return indices
-
-
-def sample_config(config: TrainConfig, shards: ShardSet, indices: list[int]) -> SampleConfig:
+def sample_config(
+    config: TrainConfig, lrm: LRMConfig, shards: ShardSet, indices: list[int], processes: int = 1
+) -> SampleConfig:
     """How samples are drawn, from the command line and the model's size."""
     views = min(shards.view_count(i) for i in indices)
     if config.held_out_views >= views:
         raise UserError(
             f"--held-out-views {config.held_out_views}: an object of {config.shards} has only {views} views; hold out fewer"
         )
-    model = SIZES[config.model]
     return SampleConfig(
-        input_size=model.encoder.image_size,
-        fill=model.fill,
+        input_size=lrm.encoder.image_size,
+        fill=lrm.fill,
+        background=lrm.background,
         views=choose(config, "views"),
-        rays=batch_and_rays(config, len(indices))[1],
+        rays=batch_and_rays(config, len(indices), processes)[1],
         render_size=config.render_size,
+        further_sizes=config.further_sizes,
         input_view=0 if config.overfit and config.input_view is None else config.input_view,
         held_out_views=config.held_out_views,
         region_share=1.0 if config.weights.lpips else 0.0,
         with_depth=config.weights.depth > 0,
+        augment=config.augment,
         seed=config.seed,
     )
 
 
-def require_depth(shards: ShardSet, indices: list[int], config: TrainConfig) -> None:
-    """The depth loss needs shards that hold depth; a set without it (videos, say) is a UserError that says what to do."""
-    if not config.weights.depth:
-        return
-    try:
-        shards.depth(indices[0], 0)
-    except ShardError as error:
-        raise UserError(f"the depth loss was asked for and {error}; train without it: --depth 0") from error
-
-
-def camera_defaults(shards: ShardSet, indices: list[int], fill: float) -> dict[str, Any]:
-    """Median distance and framed focal length of the training cameras: what `model.reconstruct` assumes of a photo."""
-    distances, focals = [], []
-    for index in indices[:200]:
-        poses, intrinsics = shards.cameras(index)
-        boxes = shards.matte_boxes(index)
-        distances += np.linalg.norm(poses[:, :, 3], axis=1).tolist()
-        longer = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-        # Framing cuts a square in which the box's longer side fills `fill`: the focal length grows by the same factor.
-        focals += (intrinsics[longer > 0, 0] * fill / longer[longer > 0]).tolist()
-    return {"camera_distance": float(np.median(distances)), "camera_focal": float(np.median(focals))}
-
-
-def model_config(config: TrainConfig) -> LRMConfig:
-    """The size of the command line, with the encoder's weights where they were asked for."""
+def build_model(config: TrainConfig) -> LRM:
+    """The network that the run begins with."""
+    if config.init is not None:
+        lrm, _ = load_checkpoint(config.init)
+        if not lrm.config.decoder.camera_width:
+            raise UserError(
+                f"--init {config.init}: its network is not told the picture's camera, which training needs; begin from one that"
+                " is (openlrm:…, or a model of ours)"
+            )
+        lrm.config = replace(lrm.config, camera="true")  # whatever it supposed before, it is now told
+        return lrm.train()
     size = SIZES[config.model]
-    return replace(size, encoder=replace(size.encoder, weights=config.encoder_weights))
-
-
-def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int]) -> Trainer:
-    """Model, data and optimiser of a run, nothing trained yet."""
-    device, bf16 = choose_device(config.device, config.precision)
     with torch.random.fork_rng():  # torch initialises from its global generator; ours leaves it as it was
         torch.manual_seed(config.seed)
-        lrm = LRM(model_config(config)).to(device)
-    require_depth(shards, indices, config)
-    recipe, samples = RECIPES[config.model], sample_config(config, shards, indices)
-    schedule = _schedule(config)
-    licences = sorted({str(shards.record(i).get("licence", "unknown")) for i in indices})
+        return LRM(replace(size, encoder=replace(size.encoder, weights=config.encoder_weights)))
+
+
+def stages(config: TrainConfig, samples: ShardSamples, settings: RenderSettings) -> tuple[Stage, ...]:
+    """The run's stages: all of it, or a coarse one and a fine one."""
+    whole, fine = Stage(0.0, samples, settings), config.fine
+    if fine.fine_from == 1:
+        return (whole,)
+    finer = replace(
+        samples.config, render_size=fine.fine_size, further_sizes=(), rays=fine.fine_rays or 2 * samples.config.rays
+    )
+    closer = replace(settings, samples=fine.fine_samples or settings.samples * 3 // 2)
+    return whole, Stage(fine.fine_from, ShardSamples(samples.shards, finer, samples.indices), closer)
+
+
+def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int], world: World | None = None) -> Trainer:
+    """Model, data and optimiser of a run, nothing trained yet."""
+    device, bf16 = choose_device(config.device, config.precision)
+    world = world or World(device=device)
+    lrm = build_model(config).to(world.device)
+    lrm.recompute(config.recompute)
+    freeze(lrm, config.optimiser.freeze)
+    if config.weights.depth:
+        sets.require_depth(shards, indices)
+    samples = ShardSamples(shards, sample_config(config, lrm.config, shards, indices, world.size), indices)
+    settings = RenderSettings(samples=choose(config, "samples"), bf16=bf16)
+    judge = lpips.load(config.lpips_weights).to(world.device) if config.weights.lpips else None
+    objective = Objective(lrm, config.weights, judge, samples.config.region_side)
+    shared = share(objective, lrm, config.sharing, world)
+    schedule, recipe, moved = _schedule(config), RECIPES[config.model], config.optimiser
+    batch = batch_and_rays(config, len(indices), world.size)[0]
+    place = sets.mixture(config.shards, config.mix)
     return Trainer(
-        lrm=lrm,
-        samples=ShardSamples(shards, samples, indices),
-        order=draw_order(config, shards, indices),
+        state=State(
+            lrm,
+            adamw(lrm, schedule.learning_rate, moved.weight_decay, recipe.betas, moved.layer_decay),
+            Progress(),
+            Average(lrm.named_parameters(), moved.average) if moved.average else None,
+        ),
+        objective=shared,
+        stages=stages(config, samples, settings),
+        order=sets.draw_order(shards, indices, place, config.uids, config.shuffle_shards, config.seed),
         out=config.out,
         schedule=schedule,
-        weights=config.weights,
-        settings=RenderSettings(samples=choose(config, "samples"), bf16=bf16),
-        batch=batch_and_rays(config, len(indices))[0],
-        seed=config.seed,
-        device=device,
-        optimiser=adamw(lrm, schedule.learning_rate, recipe.weight_decay, recipe.betas),
+        batch=batch,
+        micro_batch=config.micro_batch or batch // world.size,
         workers=config.workers,
         save_minutes=config.save_minutes,
-        clip=config.clip,
+        clip=moved.clip,
+        guard=GradientGuard(moved.explode),
         extra={
             "training_objects": len(indices),
-            "licences": licences,
+            "licences": sets.licences(shards, indices),
             "held_out_views": config.held_out_views,
-            **camera_defaults(shards, indices, samples.fill),
+            **sets.camera_defaults(shards, indices, lrm.config.fill),
         },
-        lpips=lpips.load(config.lpips_weights).to(device) if config.weights.lpips else None,
-        region_side=samples.region_side,
+        world=world,
+        development=_development(config, samples, settings),
     )
+
+
+def _development(config: TrainConfig, samples: ShardSamples, settings: RenderSettings) -> Development | None:
+    listed = config.development.dev_uids
+    if listed is None:
+        return None
+    # The same rays every time, of pictures as they are, and from the first view: what is judged must not move.
+    still = replace(
+        samples.config, rays=512, input_view=0, augment=Augmentation(), with_depth=False, further_sizes=(), seed=0
+    )
+    return Development(config.development, ShardSamples(samples.shards, still, samples.shards.listed(listed)), settings)
 
 
 def _schedule(config: TrainConfig) -> Schedule:
@@ -301,7 +309,7 @@ def _schedule(config: TrainConfig) -> Schedule:
     steps, minutes = config.steps, config.minutes
     if steps is None and minutes is None:
         steps = 30_000 if config.model == "tiny" else 300_000
-    return Schedule(config.learning_rate or recipe.learning_rate, recipe.warmup_steps, steps, minutes)
+    return Schedule(config.optimiser.learning_rate or recipe.learning_rate, recipe.warmup_steps, steps, minutes)
 
 
 def main() -> int:
@@ -310,32 +318,59 @@ def main() -> int:
 
 def train(config: TrainConfig) -> int:
     """Trains as the configuration says, draws the curves, and returns the exit code."""
-    begun = bool(checkpoints.finished(config.out))
-    if begun and not config.resume:
-        raise UserError(f"{config.out} already holds a run; continue it with --resume or choose another --out")
-    command_line.claim_folder(config.out, config, FREE_ON_RESUME)
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)  # densities and Adam's moments fade through denormal numbers, which CPUs crawl on
-    shards = open_shards(config)
-    indices = chosen_objects(shards, config)
-    trainer = build_trainer(config, shards, indices)
-    progress = checkpoints.Progress()
-    if begun:
-        progress = checkpoints.resume(config.out, trainer.lrm, trainer.optimiser)
-        log.info("continuing %s from step %d", config.out, progress.step)
-    parameters = sum(p.numel() for p in trainer.lrm.parameters())
-    log.info("%s: %.1f M parameters, %d objects, on %s", config.model, parameters / 1e6, len(indices), trainer.device)
-    progress = trainer.run(progress)
+    with joined(choose_device(config.device, config.precision)[0]) as world:
+        begun = _claim(config, world)
+        shards = open_shards(config)
+        indices = sets.chosen_objects(shards, config.uids, config.development.dev_uids, config.overfit)
+        trainer = build_trainer(config, shards, indices, world)
+        if begun:
+            checkpoints.resume(config.out, trainer.state)
+        if world.first:
+            _announce(config, trainer, len(indices))
+        trainer.run()
+    if world.first:
+        _conclude(config, trainer)
+        if config.overfit:
+            report_overfit(config, [shards.uids[i] for i in indices])
+    return EXIT_OK
+
+
+def _claim(config: TrainConfig, world: World) -> bool:
+    """Takes the run's folder; whether there is something to continue in it."""
+    begun = bool(checkpoints.finished(config.out))
+    if begun and not config.resume:
+        raise UserError(f"{config.out} already holds a run; continue it with --resume or choose another --out")
+    wait_for_all()
+    if world.first:
+        command_line.claim_folder(config.out, config, FREE_ON_RESUME)
+    wait_for_all()
+    return begun
+
+
+def _announce(config: TrainConfig, trainer: Trainer, objects: int) -> None:
+    parameters = list(trainer.state.lrm.parameters())
+    total, trained = (
+        sum(p.numel() for p in some) / 1e6 for some in (parameters, [p for p in parameters if p.requires_grad])
+    )
+    place = f"{trainer.world.size} × {trainer.world.device}" if trainer.world.size > 1 else str(trainer.world.device)
+    if trainer.progress.step:
+        log.info("continuing %s from step %d", config.out, trainer.progress.step)
+    log.info("%.1f M parameters (%.1f M trained), %d objects, on %s", total, trained, objects, place)
+
+
+def _conclude(config: TrainConfig, trainer: Trainer) -> None:
+    progress = trainer.progress
     draw_curves(config.out)
     rate = progress.step / max(progress.seconds, 1e-9)
     log.info(
         "%d steps in %.1f min (%.1f a second), %d skipped", progress.step, progress.seconds / 60, rate, progress.skipped
     )
     log.info("model: %s; curves: %s", config.out / FILE_NAME, config.out / "curves.png")
-    if config.overfit:
-        report_overfit(config, [shards.uids[i] for i in indices])
-    return EXIT_OK
+    if progress.best is not None:
+        log.info("best on the development objects: %.2f dB, %s", progress.best, config.out / checkpoints.BEST_NAME)
 
 
 def report_overfit(config: TrainConfig, uids: list[str]) -> None:

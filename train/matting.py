@@ -23,9 +23,8 @@ from tqdm import tqdm
 
 from datasets.shards import ShardSet
 from model.matting import REMBG_SIZE, MattingConfig, MattingNet, export, normalised
-from train.checkpoints import Progress
 from train.composites import composite, texture_bank
-from train.loop import Schedule
+from train.schedule import Progress, Schedule
 from turntable import config as command_line
 from turntable.errors import EXIT_OK, UserError
 from turntable.files import atomic_path, write_bytes

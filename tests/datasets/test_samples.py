@@ -71,7 +71,7 @@ def test_shapes_and_types(coded: ShardSet) -> None:
     sample = ShardSamples(coded, CONFIG)[0]
     shapes = {
         "image": (3, 48, 48), "camera": (16,), "world_from_camera": (3, 3, 4), "intrinsics": (3, 4), "uv": (3, 100, 2),
-        "rgb": (3, 100, 3), "alpha": (3, 100), "world_from_canonical": (3, 3), "hull": (16, 16, 16), "index": (),
+        "rgb": (3, 100, 3), "alpha": (3, 100), "world_from_canonical": (3, 3), "hull": (16, 16, 16), "index": (), "seed": (),
     }  # fmt: skip
     assert {name: tuple(value.shape) for name, value in sample.items()} == shapes
     kinds = {"hull": torch.bool, "index": torch.int64}

@@ -11,7 +11,9 @@ import torch
 from model.checkpoints import CheckpointError
 from model.lrm import LRM, SIZES
 from train import checkpoints
-from train.loop import adamw
+from train.checkpoints import State
+from train.optimiser import Average, adamw
+from train.schedule import Progress
 
 
 def trained(seed: int = 0, steps: int = 3) -> tuple[LRM, torch.optim.AdamW]:
@@ -35,10 +37,13 @@ def one_step(lrm: LRM, optimiser: torch.optim.AdamW, step: int) -> float:
 
 def test_a_resumed_run_goes_on_exactly(tmp_path: Path) -> None:
     lrm, optimiser = trained()
-    checkpoints.save(tmp_path, lrm, optimiser, checkpoints.Progress(3, 1.5, 1), {})
+    average = Average(lrm.named_parameters(), 0.9)
+    checkpoints.save(tmp_path, State(lrm, optimiser, Progress(3, 1.5, 1), average), {})
     other, other_optimiser = trained(seed=9, steps=0)
-    progress = checkpoints.resume(tmp_path, other, other_optimiser)
-    assert progress == checkpoints.Progress(3, 1.5, 1)
+    state = State(other, other_optimiser, Progress(), Average(other.named_parameters(), 0.9))
+    checkpoints.resume(tmp_path, state)
+    assert state.progress == Progress(3, 1.5, 1)
+    assert all(torch.equal(state.average.values[name], value) for name, value in average.values.items())
     for step in range(3, 6):
         assert one_step(lrm, optimiser, step) == one_step(other, other_optimiser, step)
 
@@ -46,7 +51,7 @@ def test_a_resumed_run_goes_on_exactly(tmp_path: Path) -> None:
 def test_only_the_newest_are_kept_and_the_run_names_the_newest(tmp_path: Path) -> None:
     lrm, optimiser = trained(steps=1)
     for step in (1, 2, 3):
-        checkpoints.save(tmp_path, lrm, optimiser, checkpoints.Progress(step), {})
+        checkpoints.save(tmp_path, State(lrm, optimiser, Progress(step)), {})
     assert [p.name for p in checkpoints.finished(tmp_path)] == ["step-00000002", "step-00000003"]
     newest = checkpoints.finished(tmp_path)[-1] / "model.safetensors"
     assert (tmp_path / "model.safetensors").samefile(newest)
@@ -55,13 +60,15 @@ def test_only_the_newest_are_kept_and_the_run_names_the_newest(tmp_path: Path) -
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, small_disk: Path) -> None:
     lrm, optimiser = trained(steps=1)
     run = small_disk / "run"
-    checkpoints.save(run, lrm, optimiser, checkpoints.Progress(1), {})
+    checkpoints.save(run, State(lrm, optimiser, Progress(1)), {})
     (small_disk / "ballast").write_bytes(b"0" * (room(small_disk) - 1_000_000))
     with pytest.raises(OSError, match="free some space") as caught:
-        checkpoints.save(run, lrm, optimiser, checkpoints.Progress(2), {})
+        checkpoints.save(run, State(lrm, optimiser, Progress(2)), {})
     assert type(caught.value).__name__ == "DiskFullError"
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000001"]
-    assert checkpoints.resume(run, *trained(seed=5, steps=0)).step == 1
+    state = State(*trained(seed=5, steps=0), Progress())
+    checkpoints.resume(run, state)
+    assert state.progress.step == 1
 
 
 def room(folder: Path) -> int:
@@ -71,8 +78,8 @@ def room(folder: Path) -> int:
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     lrm, optimiser = trained(steps=1)
-    checkpoints.save(tmp_path, lrm, optimiser, checkpoints.Progress(1), {})
+    checkpoints.save(tmp_path, State(lrm, optimiser, Progress(1)), {})
     folder = checkpoints.finished(tmp_path)[-1]
     (folder / "optimiser.safetensors").write_bytes(b"cut")
     with pytest.raises(CheckpointError, match=r"optimiser\.safetensors"):
-        checkpoints.resume(tmp_path, lrm, optimiser)
+        checkpoints.resume(tmp_path, State(lrm, optimiser, Progress()))

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from model.lrm import LRM, SIZES
-from train.checkpoints import Progress
-from train.loop import History, Schedule, adamw, read_history
+from train.history import History, read_history
+from train.optimiser import adamw
+from train.schedule import Progress, Schedule
 
 
 def test_the_rate_warms_up_and_falls_by_half_a_cosine() -> None:

@@ -9,22 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.order import Order
 from datasets.samples import SampleConfig, ShardSamples
 from datasets.shards import ShardSet
 from preprocess.captures import PreprocessConfig, preprocess
 from tests.datasets.synthetic import cast, scene, write_captures
 from train import checkpoints, losses
-from train.loop import read_history
-from train.lrm import (
-    TrainConfig,
-    batch_and_rays,
-    build_trainer,
-    camera_defaults,
-    chosen_objects,
-    draw_order,
-    open_shards,
-    train,
-)
+from train.history import read_history
+from train.lrm import TrainConfig, batch_and_rays, build_trainer, open_shards, train
+from train.sets import camera_defaults, chosen_objects, draw_order, mixture
 from turntable import cameras, framing
 from turntable.errors import UserError
 
@@ -47,11 +40,11 @@ def test_a_killed_run_resumed_equals_one_that_was_not(shards: Path, tmp_path: Pa
     train(small(shards, tmp_path / "whole"))
     config = small(shards, tmp_path / "cut")
     trainer = build_trainer(config, ShardSet(shards), [0, 1, 2])
-    batches, progress = trainer._batches(0), checkpoints.Progress()
+    batches = trainer.batches(0)
     for _ in range(11):
-        trainer.step(next(batches), progress)
-        if progress.step == 7:
-            trainer.save(progress)  # four more steps are lost with the process
+        trainer.step(batches)
+        if trainer.progress.step == 7:
+            trainer.save()  # four more steps are lost with the process
     train(replace(config, resume=True))
     whole, resumed = (
         checkpoints.load_model(tmp_path / name / "model.safetensors").state_dict() for name in ("whole", "cut")
@@ -88,8 +81,8 @@ def test_depth_of_the_rays_is_the_scene_s(shards: Path) -> None:
 def test_it_learns(shards: Path, tmp_path: Path) -> None:
     config = small(shards, tmp_path / "x", steps=150, rays=256, samples=32, overfit=1, held_out_views=2)
     trainer = build_trainer(config, ShardSet(shards), [0])
-    batches, progress = trainer._batches(0), checkpoints.Progress()
-    losses = [float(trainer.step(next(batches), progress)[0]["colour"]) for _ in range(150)]
+    batches = trainer.batches(0)
+    losses = [float(trainer.step(batches)[0]["colour"]) for _ in range(150)]
     assert np.mean(losses[-20:]) < 0.4 * np.mean(losses[:5])
 
 
@@ -136,6 +129,12 @@ def test_a_begun_run_is_not_overwritten_and_not_mixed(shards: Path, tmp_path: Pa
         train(small(shards, tmp_path / "x", rays=32, resume=True))
 
 
+def ordered(config: TrainConfig, shards: ShardSet) -> Order:
+    chosen = chosen_objects(shards, config.uids)
+    sets = mixture(config.shards, config.mix)
+    return draw_order(shards, chosen, sets, config.uids, config.shuffle_shards, config.seed)
+
+
 def test_sets_are_mixed_and_uids_weighed_as_asked(shards: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     write_captures(tmp_path / "captures", 2, views=4, resolution=32, seed=2)
@@ -143,16 +142,16 @@ def test_sets_are_mixed_and_uids_weighed_as_asked(shards: Path, tmp_path: Path) 
     config = small(shards, tmp_path / "x", mix=(f"{other}=3",), shuffle_shards=1)
     both = open_shards(config)
     assert len(both) == 5
-    order = draw_order(config, both, chosen_objects(both, config))
+    order = ordered(config, both)
     drawn = np.concatenate([order.epoch(epoch)[0] for epoch in range(40)])
     assert (drawn >= 3).mean() == pytest.approx(0.75, abs=0.01)
     listed = tmp_path / "list.txt"
     listed.write_text(f"{both.uids[0]} 3\n{both.uids[4]}\n{both.uids[1]} 1\n")
     config = replace(config, uids=listed)
-    order = draw_order(config, both, chosen_objects(both, config))
+    order = ordered(config, both)
     assert order.weights is not None
     np.testing.assert_allclose(order.weights / order.weights.sum(), [0.25 * 3 / 4, 0.75, 0.25 / 4])
-    assert draw_order(small(shards, tmp_path), ShardSet(shards), [0, 2]).weights is None
+    assert ordered(small(shards, tmp_path), ShardSet(shards)).weights is None
     for wrong in ("other", "=3", "other=0", "other=x", f"{shards}=2"):
         with pytest.raises(ValueError, match="--mix"):
             small(shards, tmp_path, mix=(wrong,))
@@ -165,13 +164,13 @@ def test_a_mixture_is_continued_exactly_by_other_loader_processes(shards: Path, 
     listed.write_text(f"{uids[0]} 3\n{uids[1]}\n{uids[2]} 2\n")
     config = small(shards, tmp_path / "x", uids=listed, batch=2)
     trainer = build_trainer(config, ShardSet(shards), [0, 1, 2])
-    progress, batches = checkpoints.Progress(), trainer._batches(0)
+    batches = trainer.batches(0)
     for _ in range(3):
-        trainer.step(next(batches), progress)
-    trainer.save(progress)
-    resumed = checkpoints.resume(config.out, trainer.lrm, trainer.optimiser)
-    assert (resumed.step, resumed.draws) == (3, 6)
+        trainer.step(batches)
+    trainer.save()
+    checkpoints.resume(config.out, trainer.state)
+    assert (trainer.progress.step, trainer.progress.draws) == (3, 6)
     trainer.workers = 1
-    for expected, found in zip(range(3), trainer._batches(resumed.draws), strict=False):
+    for expected, found in zip(range(3), trainer.batches(trainer.progress.draws), strict=False):
         batch = next(batches)
         assert all(torch.equal(batch[name], found[name]) for name in batch), expected
