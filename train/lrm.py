@@ -18,7 +18,7 @@ from datasets.shards import ShardSet, found
 from datasets.storage import BlockCache
 from model.checkpoints import FILE_NAME, load_checkpoint
 from model.lrm import LRM, SIZES, LRMConfig
-from train import checkpoints, lpips, sets
+from train import checkpoints, lpips, selftest, sets
 from train.checkpoints import State
 from train.curves import draw_curves
 from train.development import Development, DevelopmentConfig
@@ -31,7 +31,8 @@ from train.recipes import RECIPES
 from train.schedule import Progress, Schedule
 from turntable import config as command_line
 from turntable.config import Location
-from turntable.errors import EXIT_OK, UserError
+from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, UserError
+from turntable.files import write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +87,12 @@ class TrainConfig:
     resume: bool = False
     """Continue the run in --out from its newest checkpoint; a run that has none yet begins."""
     overfit: int = 0
-    """Check the set-up on the first N objects: one input view, then a report on training views and held-out views."""
+    """Self-test on the first N objects: one input view each, then a verdict from training views and held-out views (a fifth of the
+    views, unless --held-out-views says how many)."""
     input_view: int | None = None
     """Always this view as input; left out: a random one a sample (0 with --overfit)."""
-    held_out_views: int = 0
-    """The last N views of every object are neither input nor supervised."""
+    held_out_views: int | None = None
+    """The last N views of every object are neither input nor supervised; left out: none, with --overfit a fifth."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """How weights are moved."""
     batch: int | None = None
@@ -136,7 +138,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("overfit", "held_out_views", "workers", "shuffle_shards"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.save_minutes <= 0:
             raise ValueError(f"save_minutes must be positive, got {self.save_minutes}")
@@ -192,15 +194,24 @@ def choose_device(device: str, precision: str) -> tuple[torch.device, bool]:
     return chosen, precision == "bfloat16" or (precision == "auto" and able)
 
 
+def held_out_views(config: TrainConfig, shards: ShardSet, indices: list[int]) -> int:
+    """How many of every object's views are kept for judging."""
+    views = min(shards.view_count(i) for i in indices)
+    held_out = config.held_out_views
+    if held_out is None:
+        held_out = views // 5 if config.overfit else 0
+    if held_out >= views:
+        raise UserError(
+            f"--held-out-views {held_out}: an object of {config.shards} has only {views} views; hold out fewer"
+        )
+    return held_out
+
+
 def sample_config(
     config: TrainConfig, lrm: LRMConfig, shards: ShardSet, indices: list[int], processes: int = 1
 ) -> SampleConfig:
     """How samples are drawn, from the command line and the model's size."""
-    views = min(shards.view_count(i) for i in indices)
-    if config.held_out_views >= views:
-        raise UserError(
-            f"--held-out-views {config.held_out_views}: an object of {config.shards} has only {views} views; hold out fewer"
-        )
+    held_out = held_out_views(config, shards, indices)
     return SampleConfig(
         input_size=lrm.encoder.image_size,
         fill=lrm.fill,
@@ -210,7 +221,7 @@ def sample_config(
         render_size=config.render_size,
         further_sizes=config.further_sizes,
         input_view=0 if config.overfit and config.input_view is None else config.input_view,
-        held_out_views=config.held_out_views,
+        held_out_views=held_out,
         region_share=1.0 if config.weights.lpips else 0.0,
         with_depth=config.weights.depth > 0,
         augment=config.augment,
@@ -285,7 +296,7 @@ def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int], wor
         extra={
             "training_objects": len(indices),
             "licences": sets.licences(shards, indices),
-            "held_out_views": config.held_out_views,
+            "held_out_views": samples.config.held_out_views,
             **sets.camera_defaults(shards, indices, lrm.config.fill),
         },
         world=world,
@@ -331,11 +342,10 @@ def train(config: TrainConfig) -> int:
         if world.first:
             _announce(config, trainer, len(indices))
         trainer.run()
-    if world.first:
-        _conclude(config, trainer)
-        if config.overfit:
-            report_overfit(config, [shards.uids[i] for i in indices])
-    return EXIT_OK
+    if not world.first:
+        return EXIT_OK
+    _conclude(config, trainer)
+    return report_overfit(config, shards, indices) if config.overfit else EXIT_OK
 
 
 def _claim(config: TrainConfig, world: World) -> bool:
@@ -373,11 +383,19 @@ def _conclude(config: TrainConfig, trainer: Trainer) -> None:
         log.info("best on the development objects: %.2f dB, %s", progress.best, config.out / checkpoints.BEST_NAME)
 
 
-def report_overfit(config: TrainConfig, uids: list[str]) -> None:
-    """Evaluates an --overfit run on its own objects and prints training views beside held-out views."""
+def report_overfit(config: TrainConfig, shards: ShardSet, indices: list[int]) -> int:
+    """Evaluates an --overfit run on its own objects and says whether all is in order; the command's exit code."""
     uid_file = config.out / "overfit-uids.txt"
-    uid_file.write_text("\n".join(uids) + "\n")
-    evaluate(EvaluateConfig(config.out, config.shards, config.out / "evaluation", uids=uid_file, baselines=False))
+    write_text(uid_file, "\n".join(shards.uids[index] for index in indices) + "\n")
+    result = evaluate(
+        EvaluateConfig(config.out, config.shards, config.out / "evaluation", uids=uid_file, baselines=False)
+    )
+    held_out = held_out_views(config, shards, indices)
+    findings = selftest.find(shards, indices, held_out, result["summary"], config.render_size)
+    verdict = selftest.judge(findings)
+    write_json(config.out / "self-test.json", {**vars(findings), **vars(verdict)})
+    print(f"\nself-test {'passed' if verdict.passed else 'FAILED'}: {verdict.reason}\n  {findings}")
+    return EXIT_OK if verdict.passed else EXIT_ITEMS_FAILED
 
 
 if __name__ == "__main__":
