@@ -71,11 +71,11 @@ def render(
 ) -> Rendering:
     """Renders rays of B objects; the views of an object are flattened into its rays.
 
-    planes (B, …); origins and unit directions (B, R, 3). `generator` (one, or one an object) jitters each sample within its step;
-    without one the samples are the steps' middles. `importance` samples a ray are added where the first ones find something; where they lie
-    has no gradient. `first_pass` decides whether samples that hardly matter are found and left out (see the module). `chunk` is
-    the number of points evaluated at a time, and of points whose activations are kept for the backward pass; it changes no
-    result. Computes in float32 (float64 where the rays are) under autocast too.
+    planes (B, …); origins and unit directions (B, R, 3). `generator`, one or one an object, jitters each sample within its step;
+    without one the samples are the steps' middles. `importance` samples a ray are added where the first ones find something;
+    where they lie has no gradient. `first_pass` decides whether samples that hardly matter are found and left out (see the
+    module). `chunk` is the number of points evaluated at a time, and of points whose activations are kept for the backward pass;
+    it changes no result. Computes in float32 (float64 where the rays are) under autocast too.
 
     On CUDA the host waits where samples are dropped, since how many are left decides the shapes of all that follows: once a
     chunk of rays for an occupancy, and some times more for a first pass. Without either it never waits.
