@@ -25,7 +25,7 @@ HEAVY: dict[str, set[str]] = {
     "bpy": {"render"},
     "bmesh": {"render"},
     "mathutils": {"render"},
-    "torch": {"model", "train", "datasets.samples", "preprocess.networks", "preprocess.tiles"},
+    "torch": {"model", "train", "datasets.samples", "datasets.augmentation", "preprocess.networks", "preprocess.tiles"},
     "spandrel": {"preprocess"},
     "rembg": {"preprocess"},
     "onnxruntime": {"preprocess"},
