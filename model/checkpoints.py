@@ -25,7 +25,15 @@ from model.lrm import LRM, config_from_json, without_weights
 from model.tensors import SUFFIXES, CheckpointError, read_tensors
 from turntable.files import atomic_path
 
-__all__ = ["CheckpointError", "find_checkpoint", "load_checkpoint", "load_model", "save_model", "write_tensors"]
+__all__ = [
+    "CheckpointError",
+    "find_checkpoint",
+    "load_checkpoint",
+    "load_model",
+    "obtain_checkpoint",
+    "save_model",
+    "write_tensors",
+]
 
 FORMAT = "turntable-lrm"
 VERSION = 2
@@ -77,8 +85,8 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LRM:
 
 def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> tuple[LRM, Extra]:
     """The network in `path` and its `extra`: a file, a folder, or the name of a published model (`model.hub.PUBLISHED`)."""
-    published = hub.PUBLISHED.get(str(path)) if not Path(path).exists() else None
-    file = find_checkpoint(Path(path) if published is None else hub.obtain(published))
+    published = _published(path)
+    file = obtain_checkpoint(path)
     tensors, metadata = read_tensors(file)
     if metadata.get("format") == FORMAT:
         lrm, extra = _load_own(file, tensors, metadata)
@@ -87,6 +95,17 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> tup
     if published is not None:
         extra |= {"name": str(path), "licences": [published.licence]}
     return lrm.to(device).eval(), extra
+
+
+def _published(path: Path | str) -> hub.Repository | None:
+    """The published model of that name. What lies here under the name goes before."""
+    return hub.PUBLISHED.get(str(path)) if not Path(path).exists() else None
+
+
+def obtain_checkpoint(path: Path | str) -> Path:
+    """The checkpoint's file; that of a published model is downloaded where it is not here yet."""
+    published = _published(path)
+    return find_checkpoint(Path(path) if published is None else hub.obtain(published))
 
 
 def find_checkpoint(path: Path) -> Path:

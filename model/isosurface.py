@@ -72,9 +72,11 @@ def isosurface(density: Density, resolution: int, level: float, texel: float) ->
     crossed = followed(lattices[-1], cells)
     if not crossed.shape[1]:
         highest = max(lattice.highest() for lattice in lattices)
+        densest = level * np.exp(highest)
+        lower = f"--level {densest / 2:.2g} would give one" if densest > 0 else "no level would give one"
         raise EmptyMeshError(
-            f"the mesh is empty: the density reaches {level * np.exp(highest):.3g} at most, below the level {level:g}; give a"
-            " lower level, or look at the rendered views: a checkpoint that has hardly been trained has no surface yet"
+            f"there is no surface: the density reaches {densest:.3g} at most, below the level {level:g}; {lower}. Look at the"
+            " rendered views first: a checkpoint that has hardly been trained, or has seen nothing of this kind, gives a haze"
         )
     vertices, faces = triangles(lattices[-1], crossed)
     return ((vertices - 0.5) * (2 / resolution) - 1).clip(-1, 1).astype(np.float32), faces

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from model.lrm import LRM
@@ -54,10 +55,12 @@ class Framed:
     """(4,) of the framed picture, normalised."""
     canonical_from_camera: np.ndarray
     """(3, 4), the camera at (0, -d, 0)."""
-    elevation: float = 0.0
+    elevation: float
     """Degrees by which the camera is taken to look down on the object."""
-    warnings: tuple[str, ...] = ()
-    """What is doubtful about the picture, a sentence each."""
+    original: np.ndarray
+    """(H, W, 3 or 4) uint8, the whole picture, no larger than 512 pixels a side: to be looked at."""
+    notes: tuple[str, ...] = ()
+    """What has been done to the picture, and what is doubtful about it, a sentence each."""
 
     @property
     def distance(self) -> float:
@@ -107,10 +110,28 @@ def frame_object(rgba: np.ndarray, photograph: Photograph, lrm: LRM, extra: dict
             distance = typical.distance
             if photograph.fov is not None:
                 distance = max(distance * intrinsics[0] / typical.focal, 1.05)
-    elevation = photograph.elevation
-    if elevation is None:
-        elevation = float(extra.get("camera_elevation", 0.0))
-    return Framed(framed, intrinsics, canonical_camera(intrinsics, distance), elevation, doubts(rgba[..., 3]))
+    elevation = typical_elevation(extra) if photograph.elevation is None else photograph.elevation
+    pose = canonical_camera(intrinsics, distance)
+    return Framed(framed, intrinsics, pose, elevation, small(rgba), doubts(rgba[..., 3]))
+
+
+def typical_elevation(extra: dict[str, Any]) -> float:
+    """Degrees from which a checkpoint's training pictures looked down; 0 where it does not say."""
+    value = extra.get("camera_elevation", 0.0)
+    if not isinstance(value, int | float) or not -90 <= value <= 90:
+        raise UserError(f"the checkpoint's camera_elevation is {value!r}, no angle; give --elevation")
+    return float(value)
+
+
+def small(picture: np.ndarray, longest_side: int = 512) -> np.ndarray:
+    """(H, W, 3 or 4) uint8 -> the same, no larger than so many pixels a side."""
+    factor = longest_side / max(picture.shape[:2])
+    if factor >= 1:
+        return picture
+    height, width = (max(round(side * factor), 1) for side in picture.shape[:2])
+    if picture.shape[2] == 4:
+        return framing.resize(picture, width, height)
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
 
 
 class NoSubjectError(UserError):

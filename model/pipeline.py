@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,13 +33,16 @@ from model.checkpoints import load_checkpoint
 from model.lrm import LRM, camera_numbers
 from model.memory import in_parts
 from model.mesh import Mesh, TexturedMesh
-from model.photograph import Framed, Photograph, check_camera, find_object, frame_object
-from model.photos import read_picture
-from model.texture import LARGEST_TEXTURE, Photo
+from model.photograph import Framed, Photograph, check_camera, find_object, frame_object, small
+from model.photos import LONGEST_SIDE, Photo, read_photo
+from model.texture import LARGEST_TEXTURE
+from model.triplane import TriplaneField
 from turntable import framing
 from turntable.errors import UserError
 
 Result = TypeVar("Result")
+TEXTURED_FACES = 20_000
+"""Triangles that a textured surface is simplified to, where the user does not say."""
 Progress = Callable[[str], None]
 """Called with a stage's name as it begins."""
 
@@ -80,8 +83,11 @@ class SurfaceSettings:
     """Density of the surface, in 1 / object unit. None: the checkpoint's own."""
     floaters: float = 0.001
     """Pieces whose area is below this share of the largest piece's are dropped; 0 keeps all."""
-    faces: int = 0
-    """Triangles to simplify the surface to; 0 keeps all."""
+    faces: int | None = None
+    """Triangles to simplify the surface to; 0 keeps all. None: 20,000 with a texture, all without one.
+
+    Unwrapping takes long: for some 100,000 triangles minutes.
+    """
     texture: int = 1024
     """Texels, the side of the texture; 0 makes none, and the mesh has its colours at the vertices."""
     project_photo: bool = True
@@ -92,10 +98,17 @@ class SurfaceSettings:
             raise ValueError(f"resolution must lie in [8, 1024], got {self.resolution}")
         if self.level is not None and not 0 < self.level < float("inf"):
             raise ValueError(f"level is a density and must be above 0, got {self.level}")
-        if not 0 <= self.floaters < 1 or self.faces < 0:
+        if not 0 <= self.floaters < 1 or (self.faces or 0) < 0:
             raise ValueError(f"floaters must lie in [0, 1), faces be at least 0, got {self.floaters}, {self.faces}")
         if self.texture and not 16 <= self.texture <= LARGEST_TEXTURE:
             raise ValueError(f"a texture has 16 to {LARGEST_TEXTURE} texels a side, or 0 for none, got {self.texture}")
+
+    @property
+    def budget(self) -> int:
+        """Triangles to simplify to; 0: none."""
+        if self.faces is None:
+            return TEXTURED_FACES if self.texture else 0
+        return self.faces
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,7 @@ class Reconstruction:
     """The density that the surface lies at."""
     seconds: dict[str, float]
     """Of each stage; the network's share of a batch is its batch's, divided."""
-    field: volume.Field
+    field: TriplaneField
     """What reads density and colour from the planes."""
 
     @property
@@ -123,8 +136,14 @@ class Reconstruction:
     @cached_property
     def occupancy(self) -> volume.Occupancy:
         """Where there is something, for rendering; made when first asked for."""
-        grid = mesh.occupied(self.field, self.planes)  # type: ignore[arg-type]
+        # No finer than the planes can tell.
+        grid = mesh.occupied(self.field, self.planes, min(2 * self.planes.shape[-1], 128))
         return volume.Occupancy(grid[None], torch.eye(3, device=self.planes.device)[None])
+
+    @cached_property
+    def density_maximum(self) -> float:
+        """The highest density at the centres of a 64³ grid, in 1 / object unit."""
+        return float(mesh.density_grid(self.field, self.planes, 64, self.level).max())
 
 
 @dataclass(frozen=True)
@@ -137,6 +156,10 @@ class Failure:
     message: str
     """What was found, and the next step."""
     seconds: dict[str, float]
+    framed: Framed | None = None
+    """The picture as the network took it, where it came so far."""
+    planes: Tensor | None = None
+    """(1, 3, C, R, R), the field without a surface, where it came so far and they are numbers."""
 
 
 class NotFiniteError(UserError):
@@ -217,7 +240,13 @@ def _group(
         if isinstance(framed, Failure):
             yield framed
         else:
-            yield attempt(source, clock, partial(surface, model, source, framed, fields.pop(k), settings, clock))
+            planes = fields.pop(k)
+            result = attempt(source, clock, partial(surface, model, source, framed, planes, settings, clock))
+            if isinstance(result, Failure):
+                result = replace(
+                    result, framed=framed, planes=None if result.reason == NotFiniteError.reason else planes
+                )
+            yield result
 
 
 def attempt(source: Source, stages: Stages, work: Callable[[], Result]) -> Result | Failure:
@@ -232,11 +261,15 @@ def prepare(model: Model, source: Source, photograph: Photograph, stages: Stages
     """The stages read, matte and frame."""
     with stages("read"):
         given = source.picture
-        picture, name = (given, None) if isinstance(given, np.ndarray) else (read_picture(given), given.name)
+        name = None if isinstance(given, np.ndarray) else given.name
+        # A mask file is as large as its picture.
+        longest = None if photograph.matte.startswith("masks:") else LONGEST_SIDE
+        read = Photo(given) if isinstance(given, np.ndarray) else read_photo(given, longest)
     with stages("matte"):
-        rgba = find_object(picture, photograph, name)
+        rgba = find_object(read.picture, photograph, name)
     with stages("frame"):
-        return frame_object(rgba, photograph, model.lrm, model.extra)
+        framed = frame_object(rgba, photograph, model.lrm, model.extra)
+    return replace(framed, original=small(read.picture), notes=(*read.notes, *framed.notes))
 
 
 @torch.no_grad()
@@ -279,10 +312,14 @@ def surface(
         shape = mesh.extract(field, planes, settings.resolution, level)
         if settings.floaters:
             shape = mesh.without_floaters(shape, settings.floaters)
-        if settings.faces:
-            shape = mesh.simplified(shape, settings.faces)
+        if settings.budget:
+            shape = mesh.simplified(shape, settings.budget)
     with stages("texture"):
-        photo = Photo(framed.rgba, framed.canonical_from_camera, framed.intrinsics) if settings.project_photo else None
+        photo = (
+            texture.Photo(framed.rgba, framed.canonical_from_camera, framed.intrinsics)
+            if settings.project_photo
+            else None
+        )
         coloured = texture.bake(shape, field, planes, settings.texture, photo)
     upright = mesh.transformed(coloured, framed.upright_from_canonical)
     return Reconstruction(source, framed, planes, upright, level, stages.seconds, field)

@@ -1,7 +1,8 @@
-"""Pictures to 3D: `python -m model.reconstruct photo.png --checkpoint runs/x --out DIR`.
+"""Pictures to 3D: `python -m model.reconstruct INPUT… --checkpoint runs/x --out DIR`.
 
-Writes `mesh.glb` (upright), `turntable.mp4` and `preview.png`. The object must be cut out (a true alpha channel) or `--matte`
-must say how to find it.
+INPUT is a picture or a folder of pictures. Each gives a mesh (textured, upright), `turntable.mp4`, `preview.png` and
+`reconstruction.json`: in DIR itself where a single picture is named, else in DIR/<name>. The object must be cut out (a true alpha
+channel) or `--matte` must say how to find it. A run that is repeated does what is missing.
 
 The camera: the field of view of the whole photo (`--fov`) and the camera's distance in object units (`--distance`) where they
 are known. Where they are not, the photo is taken to show the object as the training pictures typically did: the
@@ -13,33 +14,34 @@ given one, since the framed object always fills the same share. Reconstruction h
 from __future__ import annotations
 
 import sys
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
 
-from model import mesh_files, pipeline, preview, video
+from model import inputs, pipeline, results
+from model.checkpoints import obtain_checkpoint
 from model.lrm import LRM
 from model.mesh import Mesh
 from model.photograph import Photograph
-from model.pipeline import Failure, Model, Reconstruction, Source, Stages, SurfaceSettings, pick_device
+from model.pipeline import Failure, Model, Reconstruction, Source, Stages, SurfaceSettings
+from model.results import Identity, OutputSettings
 from preprocess.matte import check
 from turntable import config
-from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, UserError
-from turntable.files import write_bytes
-from turntable.report import encode_picture
-
-__all__ = ["Photograph", "ReconstructConfig", "main", "pick_device", "reconstruct"]
+from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, EXIT_USAGE, UserError
+from turntable.files import only_run, sha256
 
 
 @dataclass(frozen=True)
 class ReconstructConfig:
     """What to reconstruct and what to write."""
 
-    pictures: tyro.conf.Positional[tuple[Path, ...]]
-    """Pictures; of several, each gets a folder of its own name."""
+    inputs: tyro.conf.Positional[tuple[Path, ...]]
+    """Pictures and folders of pictures."""
     checkpoint: Path
     """A checkpoint, the folder of a training run or with a published model's files, or a published model's name:
     openlrm:mix-base-1.1 (obj or mix; small, base or large), triposr."""
@@ -47,24 +49,25 @@ class ReconstructConfig:
     """Folder for the results."""
     photograph: Photograph = field(default_factory=Photograph)
     surface: SurfaceSettings = field(default_factory=SurfaceSettings)
-    frames: int = 48
-    """Frames of the video, one turn; 0 writes none."""
-    frame_size: int = 256
-    """Pixels, the side of the video's frames; even."""
-    samples: int = 64
-    """Samples a ray in the video and the preview."""
+    output: OutputSettings = field(default_factory=OutputSettings)
     batch: int = 1
     """Pictures that go through the network at once."""
     device: str = "auto"
     """`cpu`, `cuda`, …; auto: a GPU where there is one."""
+    overwrite: bool = False
+    """Whether results that are there already are made anew."""
 
     def __post_init__(self) -> None:
-        if not self.pictures:
+        if not self.inputs:
             raise ValueError("no picture given")
-        if self.samples < 1 or self.frames < 0 or self.batch < 1:
-            raise ValueError(f"samples ≥ 1, frames ≥ 0, batch ≥ 1, got {self.samples}, {self.frames}, {self.batch}")
-        if self.frame_size < 2 or self.frame_size % 2:
-            raise ValueError(f"frame_size must be even and at least 2, got {self.frame_size}")
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings on which results depend. JSON values."""
+        whole = config.resolved(self)
+        photograph = {name: value for name, value in whole["photograph"].items() if name != "matte_device"}
+        return {"photograph": photograph, "surface": whole["surface"], "output": whole["output"]}
 
 
 def reconstruct(
@@ -75,76 +78,139 @@ def reconstruct(
     level: float | None = None,
     device: str = "auto",
 ) -> Mesh:
-    """The mesh of the object in a picture, upright (+z up), seen from its -y side.
+    """The mesh of the object in a picture, upright (+z up), seen from its -y side, with the field's colours at its vertices.
 
     image: a file, or (H, W, 3 or 4) uint8 sRGB with straight alpha. checkpoint: a file, a folder or a published model's name, or
-    what `model.checkpoints.load_checkpoint` returned, where many pictures are reconstructed.
+    what `model.checkpoints.load_checkpoint` returned, where many pictures are reconstructed. `model.pipeline` does more.
     """
     model = Model(*checkpoint, "") if isinstance(checkpoint, tuple) else pipeline.load(checkpoint, device)
     source = Source("", image if isinstance(image, np.ndarray) else Path(image))
     stages = Stages()
     framed = pipeline.prepare(model, source, photograph, stages)
     (planes,) = pipeline.encode(model, [framed], [stages])
-    settings = SurfaceSettings(resolution, level, texture=0)
+    settings = SurfaceSettings(resolution, level, floaters=0, texture=0, project_photo=False)
     return pipeline.surface(model, source, framed, planes, settings, stages).shape
 
 
-def write_reconstruction(result: Reconstruction, folder: Path, options: ReconstructConfig) -> str:
-    """Everything of one picture into `folder`; returns the sentence that says so."""
-    stages = Stages(seconds=result.seconds)
-    with stages("write"):
-        folder.mkdir(parents=True, exist_ok=True)
-        mesh_files.write(folder / "mesh.glb", result.surface)
-    with stages("views"):
-        sheet = preview.preview(result, options.frame_size, options.samples)
-        write_bytes(folder / "preview.png", encode_picture(sheet, ".png"))
-    if options.frames:
-        with stages("video"):
-            frames = preview.turntable_frames(result, options.frames, options.frame_size, options.samples)
-            video.write_video(folder / "turntable.mp4", frames, options.frame_size)
-    config.write_config(folder, options)
-    parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.seconds.items())
-    total = sum(stages.seconds.values())
-    return f"{result.source.picture} → {folder}: {len(result.shape.faces):,} triangles in {total:.1f} s ({parts})"
+@dataclass
+class Tally:
+    """What a run has come to."""
+
+    done: int = 0
+    skipped: int = 0
+    failed: list[Failure] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """By stage, of the pictures that came to something."""
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Counts a reconstruction by what its `reconstruction.json` says."""
+        self.done += 1
+        for stage, seconds in record["seconds"].items():
+            self.seconds[stage] += seconds
+
+    def summary(self) -> str:
+        """A line of counts, a line of seconds, and a line a reason with its pictures."""
+        counts = [f"{self.done} reconstructed"]
+        counts += [f"{self.skipped} were there already"] if self.skipped else []
+        counts += [f"{len(self.failed)} failed"] if self.failed else []
+        lines = [", ".join(counts)]
+        if self.done:
+            total = sum(self.seconds.values())
+            stages = ", ".join(f"{name} {seconds / self.done:.2f}" for name, seconds in self.seconds.items())
+            lines.append(f"{total:.1f} s, {total / self.done:.2f} s a picture: {stages}")
+        for reason, count in Counter(failure.reason for failure in self.failed).most_common():
+            names = [str(failure.source.picture) for failure in self.failed if failure.reason == reason]
+            lines.append(f"{reason}: {count} ({', '.join(names[:5])}{', …' if count > 5 else ''})")
+        return "\n".join(lines)
 
 
-def folders(pictures: tuple[Path, ...], out: Path) -> list[Path]:
-    """The folder of each picture's results: `out` itself for one, `out/<name>` for several."""
-    if len(pictures) == 1:
-        return [out]
-    names = [picture.stem for picture in pictures]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise UserError(
-            f"several pictures are called {', '.join(doubled)}, and their results would share a folder; rename one"
-        )
-    return [out / name for name in names]
+def run(options: ReconstructConfig, sources: list[Source], folders: dict[str, Path]) -> Tally:
+    """Reconstructs what is missing into `folders` (by the sources' names) and says of each picture what became of it."""
+    tally = Tally()
+    digest = sha256(obtain_checkpoint(options.checkpoint))
+    identities = {
+        source.name: results.identity_of(Path(str(source.picture)), digest, options.deciding()) for source in sources
+    }
+    left = _missing(options, sources, folders, identities, tally)
+    if not left:
+        return tally
+    model = pipeline.load(options.checkpoint, options.device)
+    for result in pipeline.reconstruct(model, left, options.photograph, options.surface, options.batch):
+        folder, identity = folders[result.source.name], identities[result.source.name]
+        written = _written(result, folder, options, model, identity)
+        if isinstance(written, Failure):
+            _tell_failure(written, tally)
+        else:
+            tally.add(written)
+            print(_said(written, folder), flush=True)
+    return tally
+
+
+def _written(
+    result: Reconstruction | Failure, folder: Path, options: ReconstructConfig, model: Model, identity: Identity
+) -> dict[str, Any] | Failure:
+    """Writes what there is of a picture; what `reconstruction.json` says, or why there is none."""
+    if isinstance(result, Failure):
+        results.write_failure(result, folder, options.output, model)
+        return result
+    arguments = result, folder, options.out / "captures", options.output, model, identity
+    return pipeline.attempt(result.source, Stages(seconds=result.seconds), partial(results.write, *arguments))
+
+
+def _missing(
+    options: ReconstructConfig,
+    sources: list[Source],
+    folders: dict[str, Path],
+    identities: dict[str, Identity],
+    tally: Tally,
+) -> list[Source]:
+    """The sources without a complete result; of those whose folder holds something else, the tally is told."""
+    left = []
+    for source in sources:
+        identity, folder = identities[source.name], folders[source.name]
+        try:
+            if not options.overwrite and results.is_complete(folder, identity):
+                tally.skipped += 1
+            else:
+                left.append(source)
+        except UserError as error:
+            _tell_failure(Failure(source, getattr(error, "reason", "refused"), str(error), {}), tally)
+    return left
+
+
+def _tell_failure(failure: Failure, tally: Tally) -> None:
+    tally.failed.append(failure)
+    path = str(failure.source.picture)
+    print(failure.message if path in failure.message else f"{path}: {failure.message}", file=sys.stderr, flush=True)
+
+
+def _said(record: dict[str, Any], folder: Path) -> str:
+    """A picture's line."""
+    seconds = record["seconds"]
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+    notes = "".join(f"; {note}" for note in record["notes"])
+    total = sum(seconds.values())
+    return f"{record['picture']} → {folder}: {record['faces']:,} triangles in {total:.1f} s ({parts}){notes}"
 
 
 def main() -> int:
     options = config.parse(ReconstructConfig, __doc__ or "")
     check(options.photograph.matte)
-    targets = folders(options.pictures, options.out)
-    sources = [Source(path.name, path) for path in options.pictures]
-    model = pipeline.load(options.checkpoint, options.device)
-    failed = 0
-    results = pipeline.reconstruct(model, sources, options.photograph, options.surface, options.batch)
-    for folder, result in zip(targets, results, strict=True):
-        if isinstance(result, Reconstruction):
-            print(write_reconstruction(result, folder, options))
-            continue
-        named = named_failure(result)
-        if len(targets) == 1:
-            raise UserError(named)
-        failed += 1
-        print(named, file=sys.stderr)
-    return EXIT_ITEMS_FAILED if failed else EXIT_OK
-
-
-def named_failure(failure: Failure) -> str:
-    """One line that names the picture."""
-    path = str(failure.source.picture)
-    return failure.message if path in failure.message else f"{path}: {failure.message}"
+    sources, others = inputs.sources(options.inputs)
+    alone = len(options.inputs) == 1 and not options.inputs[0].is_dir()
+    folders = {source.name: options.out if alone else options.out / source.name for source in sources}
+    for path in others:
+        print(f"{path}: not a picture by its name; passed over", file=sys.stderr)
+    # What cannot be is said before anything is written.
+    pipeline.pick_device(options.device)
+    obtain_checkpoint(options.checkpoint)
+    with only_run(options.out):
+        config.write_config(options.out, options)
+        tally = run(options, sources, folders)
+    if alone and tally.failed:
+        return EXIT_USAGE
+    print(tally.summary())
+    return EXIT_ITEMS_FAILED if tally.failed else EXIT_OK
 
 
 if __name__ == "__main__":

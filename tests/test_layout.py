@@ -17,7 +17,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datasets": {"turntable"},
     "render": {"turntable", "datasets"},
     "preprocess": {"turntable", "datasets"},
-    "model": {"turntable", "preprocess.matte"},
+    # A photo is treated as the training pictures were; rendered views leave as captures, whose format `datasets` owns.
+    "model": {"turntable", "preprocess.matte", "datasets.captures", "datasets.pictures"},
     "train": {"turntable", "datasets", "model"},
 }
 """The table of the architecture: room -> the rooms, or single modules, it may import beside itself."""

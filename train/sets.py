@@ -11,6 +11,7 @@ import numpy as np
 from datasets.catalogue import read_weights
 from datasets.order import Order
 from datasets.shards import ShardError, ShardSet, found
+from turntable import cameras
 from turntable.errors import UserError
 from turntable.files import location
 
@@ -70,16 +71,21 @@ def require_depth(shards: ShardSet, indices: list[int]) -> None:
 
 
 def camera_defaults(shards: ShardSet, indices: list[int], fill: float) -> dict[str, Any]:
-    """Median distance and framed focal length of the training cameras: what `model.reconstruct` assumes of a photo."""
-    distances, focals = [], []
+    """Median distance, elevation and framed focal length of the training cameras: what `model.reconstruct` assumes of a photo."""
+    distances, focals, elevations = [], [], []
     for index in indices[:200]:
         poses, intrinsics = shards.cameras(index)
         boxes = shards.matte_boxes(index)
         distances += np.linalg.norm(poses[:, :, 3], axis=1).tolist()
+        elevations += [cameras.elevation_deg(pose) for pose in poses]
         longer = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
         # Framing cuts a square in which the box's longer side fills `fill`: the focal length grows by the same factor.
         focals += (intrinsics[longer > 0, 0] * fill / longer[longer > 0]).tolist()
-    return {"camera_distance": float(np.median(distances)), "camera_focal": float(np.median(focals))}
+    return {
+        "camera_distance": float(np.median(distances)),
+        "camera_focal": float(np.median(focals)),
+        "camera_elevation": float(np.median(elevations)),
+    }
 
 
 def licences(shards: ShardSet, indices: list[int]) -> list[str]:

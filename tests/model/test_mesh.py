@@ -100,7 +100,7 @@ def test_the_solid_of_the_mesh_is_the_solid_of_the_ellipsoid():
 
 
 def test_an_empty_result_says_how_dense_the_field_is():
-    with pytest.raises(EmptyMeshError, match=r"reaches 0\.00\d+ at most, below the level 10; give a lower level"):
+    with pytest.raises(EmptyMeshError, match=r"reaches 0\.00\d+ at most, below the level 10; --level 0\.0\d+ would"):
         mesh.extract(Blob(level=1e-3, softness=0.3), PLANES, 32)
     with pytest.raises(ValueError, match="above 0, got 0"):
         mesh.extract(Blob(), PLANES, 32, level=0)

@@ -89,13 +89,15 @@ def test_it_learns(shards: Path, tmp_path: Path) -> None:
 def test_camera_defaults_are_the_framed_cameras_of_the_data(shards: Path) -> None:
     data = ShardSet(shards)
     found = camera_defaults(data, [0, 1, 2], 0.85)
-    focals, distances = [], []
+    focals, distances, heights = [], [], []
     for index in range(3):
         poses, intrinsics = data.cameras(index)
         for view in range(data.view_count(index)):
             focals.append(framing.frame(data.picture(index, view, 64), intrinsics[view], 64, 0.85)[1][0])
             distances.append(np.linalg.norm(cameras.invert(cameras.invert(poses[view]))[:, 3]))
+            heights.append(poses[view][2, 3] / distances[-1])
     assert found["camera_distance"] == pytest.approx(np.median(distances))
+    assert found["camera_elevation"] == pytest.approx(np.median(np.rad2deg(np.arcsin(heights))))
     assert found["camera_focal"] == pytest.approx(np.median(focals), rel=0.02)  # framing rounds to whole pixels
 
 
