@@ -146,7 +146,7 @@ def _kept(lattice: Lattice, cells: np.ndarray) -> np.ndarray:
     for part, low, high in zip(_parts(cells), lows, highs, strict=True):
         reach = MARGIN * steepness.largest_around(part)
         kept.append(part[:, (low <= reach) & (high >= -reach)])
-    return np.concatenate(kept, axis=1)
+    return np.concatenate(kept, axis=1) if kept else cells
 
 
 def followed(lattice: Lattice, seeds: np.ndarray) -> np.ndarray:
