@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.isosurface import EmptyMeshError as EmptyMeshError
 from model.isosurface import isosurface
+from model.simplification import fewer_faces
 from turntable import cameras
 from turntable.errors import UserError
 
@@ -102,19 +103,15 @@ def kept_faces(surface: Mesh, kept: np.ndarray) -> Mesh:
 
 
 def simplified(surface: Mesh, faces: int) -> Mesh:
-    """The mesh with at most `faces` triangles (Garland and Heckbert 1997, through fast-simplification).
+    """The mesh with at most `faces` triangles, closed if it was; raises UserError where it cannot be, and below 4.
 
     Colours are those of the nearest vertex before; `coloured` reads them from the field anew.
     """
+    if faces < 4:
+        raise UserError(f"a closed surface has at least 4 triangles, {faces} were asked for; ask for more")
     if len(surface.faces) <= faces:
         return surface
-    try:
-        import fast_simplification
-    except ImportError as error:
-        raise UserError("fewer faces need fast-simplification: pip install -e .[model]") from error
-    vertices, triangles = fast_simplification.simplify(
-        surface.vertices, surface.faces.astype(np.int32), target_count=faces
-    )
+    vertices, triangles = fewer_faces(surface.vertices, surface.faces, faces)
     nearest = cKDTree(surface.vertices).query(vertices)[1]
     return Mesh(vertices.astype(np.float32), triangles.astype(np.int64), surface.colours[nearest])
 

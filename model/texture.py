@@ -13,6 +13,9 @@ from model.raster import Raster, rasterise
 from turntable import cameras
 from turntable.errors import UserError
 
+PART = 1000
+"""Faces unwrapped together: xatlas's time grows faster than their number."""
+
 LARGEST_TEXTURE = 8192
 """Texels a side; every viewer and GPU of the last ten years takes so many."""
 
@@ -59,12 +62,35 @@ def unwrapped(surface: Mesh, size: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     except ImportError as error:
         raise UserError("textures need xatlas: pip install -e .[model]; or ask for a texture of 0") from error
     atlas = xatlas.Atlas()
-    atlas.add_mesh(surface.vertices, surface.faces.astype(np.uint32))
+    parts = neighbourhoods(surface, PART)
+    corners = [np.unique(surface.faces[part], return_inverse=True) for part in parts]
+    for vertices, index in corners:
+        atlas.add_mesh(surface.vertices[vertices], index.reshape(-1, 3).astype(np.uint32))
     packing = xatlas.PackOptions()
     packing.resolution, packing.padding = size, 2
     atlas.generate(xatlas.ChartOptions(), packing)
-    vertices, faces, uv = atlas.get_mesh(0)
-    return uv, vertices.astype(np.int64), faces.astype(np.int64)
+    uv, uv_vertices, uv_faces, count = [], [], np.zeros(surface.faces.shape, np.int64), 0
+    for number, (part, (vertices, _)) in enumerate(zip(parts, corners, strict=True)):
+        origin, faces, places = atlas.get_mesh(number)
+        uv.append(places)
+        uv_vertices.append(vertices[origin])
+        uv_faces[part] = faces.astype(np.int64) + count
+        count += len(places)
+    return np.concatenate(uv), np.concatenate(uv_vertices), uv_faces
+
+
+def neighbourhoods(surface: Mesh, largest: int) -> list[np.ndarray]:
+    """The faces in groups of neighbours, none larger than `largest`: halved across the longest side, again and again."""
+    middles = surface.vertices[surface.faces].mean(axis=1)
+    done, open_ = [], [np.arange(len(surface.faces))]
+    while open_:
+        group = open_.pop()
+        if len(group) <= largest:
+            done.append(group)
+            continue
+        along = middles[group, np.ptp(middles[group], axis=0).argmax()]
+        open_ += np.array_split(group[np.argsort(along, kind="stable")], 2)
+    return done
 
 
 def padded(texture: np.ndarray, raster: Raster) -> np.ndarray:
