@@ -44,7 +44,8 @@ def closed(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
     vertices, faces = np.asarray(vertices, np.float64), _without_backs(np.asarray(faces, np.int64))
     while len(crowded := _crowded_edges(faces)):
         busy: set[int] = set()
-        split, middles = [], []
+        split: list[np.ndarray] = []
+        middles: list[np.ndarray] = []
         for here, there in crowded:
             forward, backward = (_running(faces, a, b) for a, b in ((here, there), (there, here)))
             pair = {*forward[-1:].tolist(), *backward[-1:].tolist()}
