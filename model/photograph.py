@@ -16,6 +16,8 @@ from turntable.errors import UserError
 
 BORDER = 2
 """Pixels: an object that comes as near as this to a border of its picture may go on beyond it."""
+SMALLEST = 64
+"""Pixels: of a smaller object the network sees mostly interpolation."""
 
 
 @dataclass(frozen=True)
@@ -149,12 +151,18 @@ def doubts(alpha: np.ndarray) -> tuple[str, ...]:
         "left": opaque[:, :BORDER],
         "right": opaque[:, -BORDER:],
     }
+    found = []
     touched = [name for name, strip in strips.items() if strip.any()]
     if len(touched) == 4:
-        return ("the object touches all four borders: the matte may be the background, or the picture a detail",)
-    if touched:
-        return (f"the object touches the {' and '.join(touched)} border: what lies beyond is not reconstructed",)
-    return ()
+        found.append("the object touches all four borders: the matte may be the background, or the picture a detail")
+    elif touched:
+        found.append(f"the object touches the {' and '.join(touched)} border: what lies beyond is not reconstructed")
+    box = framing.matte_box(alpha)
+    height, width = alpha.shape
+    longer = 0 if box is None else round(max((box[2] - box[0]) * width, (box[3] - box[1]) * height))
+    if 0 < longer < SMALLEST:
+        found.append(f"the object is only {longer} pixel{'s' * (longer > 1)} large: nothing is known of its details")
+    return tuple(found)
 
 
 def canonical_camera(intrinsics: np.ndarray, distance: float) -> np.ndarray:

@@ -100,5 +100,6 @@ def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:
         return Image.fromarray(grey).convert("RGB")
     if picture.mode == "F":
         raise PictureError(f"{path}: a floating-point picture, whose range is unknown; save it with 8 or 16 bits")
-    transparent = "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info
+    # Not by a band called A: LAB has one too.
+    transparent = picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info
     return picture.convert("RGBA" if transparent else "RGB")

@@ -56,8 +56,8 @@ class OwnAlpha:
         found = "no alpha channel" if picture.shape[2] == 3 else "an alpha channel that is opaque everywhere"
         raise MatteError(
             "no-matte",
-            f"the picture has {found}, which is no matte; cut the object out, or choose another --matte than 'alpha' "
-            f"(there is {WAYS})",
+            f"the picture has {found}, which is no matte; cut the object out, or have it found:"
+            " --matte rembg:u2net (a network), --matte masks:DIR (mask files)",
         )
 
 

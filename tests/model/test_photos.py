@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from model import photos
-from model.photos import PictureError, read_picture
+from model.photos import PictureError, read_photo, read_picture
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -44,11 +49,28 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     deep = np.array([[0, 257, 32896, 65535]], np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     assert read_picture(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 1, 128, 255]
-    import cv2
-
     colour = np.array([[[65535, 32896, 257]]], np.uint16)
     cv2.imwrite(str(tmp_path / "rgb.png"), colour[..., ::-1])
     assert read_picture(tmp_path / "rgb.png")[0, 0].tolist() == [255, 128, 1]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bit_colours_keep_their_higher_byte(suffix, tmp_path):
+    """PIL drops the lower byte, which is at most one of 255 steps from rounding."""
+    deep = np.random.default_rng(0).integers(0, 65536, (5, 7, 4), dtype=np.uint16)
+    for channels in (3, 4) if suffix == "png" else (3,):
+        order = [2, 1, 0, 3][:channels]
+        cv2.imwrite(str(tmp_path / f"deep.{suffix}"), deep[..., order])
+        read = read_picture(tmp_path / f"deep.{suffix}")
+        assert read.shape == (5, 7, channels) and read.dtype == np.uint8
+        assert np.abs(read - deep[..., :channels] / 257).max() <= 1
+
+
+def test_a_mode_with_a_band_called_a_has_no_alpha(tmp_path):
+    Image.new("LAB", (3, 2), (100, 128, 128)).save(tmp_path / "lab.tiff")
+    assert read_picture(tmp_path / "lab.tiff").shape == (2, 3, 3)
+    Image.new("1", (3, 2), 1).save(tmp_path / "bits.png")
+    assert read_picture(tmp_path / "bits.png").tolist() == [[[255] * 3] * 3] * 2
 
 
 def test_exif_rotation_is_applied(tmp_path):
@@ -67,8 +89,55 @@ def test_cmyk_and_animations_can_be_read(tmp_path):
     red, green, blue = read_picture(tmp_path / "a.jpg")[0, 0].astype(int)
     assert red > 200 and green < 60 and blue < 60
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("blue", "red")]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert read_picture(tmp_path / "a.gif")[0, 0, :3].tolist() == [0, 0, 255]
+    for suffix in ("gif", "webp", "png"):
+        frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+        read = read_photo(tmp_path / f"a.{suffix}")
+        # WebP is lossy.
+        assert np.abs(read.picture[0, 0, :3] - np.array([0.0, 0, 255])).max() <= 2
+        assert read.notes == ("the first of 2 frames",)
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [("jpg", "RGB"), ("png", "RGBA"), ("png", "P")])
+def test_a_large_picture_is_scaled_down_as_it_is_read_and_says_so(suffix, mode, tmp_path):
+    """Left half red, right half blue, or transparent; four times as wide as asked."""
+    rgba = np.zeros((500, 2000, 4), np.uint8)
+    rgba[:, :1000] = (255, 0, 0, 255)
+    rgba[:, 1000:] = (0, 255, 0, 0) if mode == "RGBA" else (0, 0, 255, 255)
+    Image.fromarray(rgba).convert(mode).save(tmp_path / f"large.{suffix}", quality=95)
+    read = read_photo(tmp_path / f"large.{suffix}", 500)
+    assert read.picture.shape[:2] == (125, 500)
+    assert read.notes == ("scaled down from 2000×500 pixels",)
+    assert np.abs(read.picture[60, 100, :3] - np.array([255.0, 0, 0])).max() < 6
+    if mode == "RGBA":
+        # What is transparent leaves no colour of its own at the edge.
+        edge = read.picture[60, 240:260]
+        assert edge[edge[:, 3] > 0][:, 1].max() < 3 and edge[-1, 3] == 0
+    assert read_photo(tmp_path / f"large.{suffix}", None).picture.shape[:2] == (500, 2000)
+
+
+def test_a_legal_giant_takes_bounded_memory(tmp_path):
+    """64 megapixels of RGB are 192 MB; in floats, as matting and framing would have it, six times as much."""
+    Image.new("RGB", (8000, 7900), (100, 50, 20)).save(tmp_path / "giant.jpg")
+    code = (
+        "import resource; from pathlib import Path; from model.photos import read_photo;"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        f"picture = read_photo(Path({str(tmp_path / 'giant.jpg')!r})).picture;"
+        "print(max(picture.shape), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    side, kilobytes = map(int, done.stdout.split())
+    assert side == photos.LONGEST_SIDE
+    assert kilobytes < 500_000
+
+
+def test_a_url_is_no_file():
+    with pytest.raises(PictureError, match="a URL; download the picture"):
+        read_picture(Path("https://example.org/chair.png"))
+
+
+def test_a_single_pixel_is_a_picture(tmp_path):
+    Image.new("RGBA", (1, 1), (10, 20, 30, 200)).save(tmp_path / "one.png")
+    assert read_picture(tmp_path / "one.png").tolist() == [[[10, 20, 30, 200]]]
 
 
 def test_files_that_are_no_pictures(tmp_path):
