@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,24 +22,12 @@ from datasets import browse, page_server
 from datasets.captures import View, capture_path, write_capture
 from datasets.objects import Objects
 from datasets.pictures import encode_depth, encode_png
+from tests.browser import CHROMIUM, CHROMIUM_ARGUMENTS, free_port
 from tests.conftest import ROOT
 from tests.datasets import synthetic
 from turntable import cameras
 from turntable.errors import UserError
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMIUM_ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-"""Drawing without a GPU, and a browser that asks nothing of the internet on its own account."""
 WINDOW = {"width": 1100, "height": 700}
 HOSTILE = """<img src=x onerror="document.title='owned'"><script>document.title='owned'</script>{1+1}"""
 """A name that somebody may have given a model on the internet."""
@@ -51,12 +38,6 @@ VIEWS = 5
 def viser() -> None:
     """Skips where viser is missing or too old."""
     pytest.importorskip("viser", minversion="1.1", reason="needs viser 1.1 (extra: browse)")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def write_objects(folder: Path) -> None:
