@@ -187,7 +187,7 @@ def build(model: Model, options: AppConfig, folder: Path) -> Any:
             with gr.Column(scale=1, min_width=280):
                 picture = gr.Image(label="Picture", height=300, sources=["upload", "clipboard"], elem_id="picture")
                 # The file as it was dropped: `model.photos` reads it with its own limits, and says what is wrong with it.
-                picture.preprocess = lambda payload: payload and payload.path
+                picture.preprocess = lambda payload: payload and payload.path  # type: ignore
                 matte = gr.Dropdown(list(options.mattes), label=MATTE_LABEL, elem_id="matte")
                 angle = gr.Slider(-90, 90, elevation, step=1, label="Elevation: degrees the camera looks down by")
                 start = gr.Button("Reconstruct", variant="primary", elem_id="start")
