@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from model import mesh_files, pipeline, preview, video
-from model.photograph import Photograph
+from model.photograph import Photograph, typical_elevation
 from model.pipeline import Model, Reconstruction, Source, Stages, SurfaceSettings
 from model.texture import TexturedMesh
 from preprocess.matte import Device, check
@@ -31,6 +31,7 @@ from turntable.errors import EXIT_OK, UserError
 STAGES = ("read", "matte", "frame", "planes", "mesh", "texture", "write", "video")
 """In their order, for the progress bar."""
 FILES_LIVE_S = 3600
+MATTE_SIZE = 256
 MATTE_LABEL = "The object is found by"
 FONT = ("ui-sans-serif", "system-ui", "sans-serif")
 MONOSPACE = ("ui-monospace", "monospace")
@@ -56,7 +57,7 @@ class AppConfig:
     """Where a matting network runs."""
     device: str = "auto"
     """`cpu`, `cuda`, …; auto: a GPU where there is one."""
-    surface: SurfaceSettings = SurfaceSettings(faces=20_000)
+    surface: SurfaceSettings = SurfaceSettings()
     """What the page's settings are at first."""
     host: str = "127.0.0.1"
     """The address to listen at. Any but this machine's own lets everyone who reaches it use the page, without a password."""
@@ -113,8 +114,8 @@ def reconstructed(model: Model, wish: Wish, options: AppConfig, folder: Path, st
     """What to show, after each step that there is something new to see of; files go into `folder`. Raises `UserError`."""
     source = Source(wish.picture.stem, wish.picture)
     framed = pipeline.prepare(model, source, wish.photograph, stages)
-    doubts = "".join(f"<br><span class=doubt>{escape(warning)}</span>" for warning in framed.warnings)
-    shown = Shown(f"The picture as the network is given it{doubts}", checkered(framed.rgba))
+    doubts = "".join(f"<br><span class=doubt>{escape(note)}</span>" for note in framed.notes)
+    shown = Shown(f"The picture as the network is given it{doubts}", preview.on_squares(framed.rgba, MATTE_SIZE))
     yield shown
     (planes,) = pipeline.encode(model, [framed], [stages])
     result = pipeline.surface(model, source, framed, planes, wish.surface, stages)
@@ -153,14 +154,6 @@ def summary(result: Reconstruction) -> str:
     return f"<b>{len(result.shape.faces):,} triangles, {skin}, {total:.1f} s</b><br>{times}"
 
 
-def checkered(rgba: np.ndarray, cell: int = 8) -> np.ndarray:
-    """(H, W, 4) uint8 -> (H, W, 3) uint8 over a chequered ground, on which one sees what is transparent."""
-    rows, columns = (np.arange(side) // cell for side in rgba.shape[:2])
-    ground = np.where((rows[:, None] + columns) % 2, 235, 205)[..., None]
-    alpha = rgba[..., 3:] / 255
-    return (rgba[..., :3] * alpha + ground * (1 - alpha)).round().astype(np.uint8)
-
-
 @contextmanager
 def refusals_in_words(picture: Path) -> Iterator[None]:
     """What the pipeline refuses, as the page says it: of the uploaded file its name, not where it was put."""
@@ -179,7 +172,7 @@ def build(model: Model, options: AppConfig, folder: Path) -> Any:
     """The page, a `gradio.Blocks`; results go into folders below `folder`."""
     import gradio as gr
 
-    first, elevation = options.surface, float(model.extra.get("camera_elevation", 0.0))
+    first, elevation = options.surface, typical_elevation(model.extra)
     sizes = sorted({0, 512, 1024, 2048, 4096, first.texture})
     with gr.Blocks(title="Turntable", analytics_enabled=False, delete_cache=(600, FILES_LIVE_S)) as page:
         gr.Markdown(f"# Turntable\nA picture to a textured mesh, by `{model.name}` on {model.device}.", elem_id="head")
@@ -193,7 +186,7 @@ def build(model: Model, options: AppConfig, folder: Path) -> Any:
                 start = gr.Button("Reconstruct", variant="primary", elem_id="start")
                 with gr.Accordion("Options", open=False):
                     resolution = gr.Slider(32, 512, first.resolution, step=32, label="Points of the grid along a side")
-                    faces = gr.Number(first.faces, precision=0, minimum=0, label="Triangles at most; 0: no limit")
+                    faces = gr.Number(first.budget, precision=0, minimum=0, label="Triangles at most; 0: no limit")
                     texture = gr.Dropdown(sizes, value=first.texture, label="Texture: texels along a side; 0: none")
                     photo = gr.Checkbox(first.project_photo, label="Colours of the picture where it sees the surface")
                     formats = gr.CheckboxGroup(["obj", "ply"], label="Also as")

@@ -22,7 +22,7 @@ import pytest
 import torch
 import trimesh
 
-from model.app import AppConfig, checkered
+from model.app import MATTE_SIZE, AppConfig
 from model.checkpoints import save_model
 from model.lrm import LRM
 from tests.browser import CHROMIUM, CHROMIUM_ARGUMENTS, free_port
@@ -126,7 +126,7 @@ def test_from_drop_to_download(shown: SimpleNamespace, tmp_path: Path) -> None:
     tab.locator("#turning video").wait_for(timeout=90_000)
     assert re.search(r"[\d,]+ triangles, texture 64²", tab.inner_text("#said"))
     matte = tab.locator("#framed img")
-    until(lambda: matte.evaluate("image => image.naturalWidth") == SMALL.encoder.image_size)
+    until(lambda: matte.evaluate("image => image.naturalWidth") == MATTE_SIZE)
     until(lambda: tab.locator("#turning video").evaluate("video => video.videoWidth") == 32)
     with tab.expect_download() as caught:
         tab.locator("#files a").first.click()
@@ -183,17 +183,6 @@ def test_other_files_are_not_handed_out(shown: SimpleNamespace, path: str) -> No
     connection = http.client.HTTPConnection("127.0.0.1", shown.port, timeout=30)
     connection.request("GET", f"/gradio_api/file={path}")
     assert connection.getresponse().status in (403, 404)
-
-
-def test_a_transparent_pixel_shows_the_ground() -> None:
-    rgba = np.zeros((20, 20, 4), np.uint8)
-    rgba[5, 5] = [10, 20, 30, 255]
-    shown = checkered(rgba)
-    assert shown[5, 5].tolist() == [10, 20, 30]
-    assert {tuple(colour) for colour in np.delete(shown.reshape(-1, 3), 105, axis=0).tolist()} == {
-        (205,) * 3,
-        (235,) * 3,
-    }
 
 
 @pytest.mark.parametrize("wrong", [{"port": 0}, {"mattes": ()}, {"frame_size": 33}, {"upload_mb": 0}])
