@@ -12,6 +12,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from model.chunks import in_chunks
 from model.isosurface import EmptyMeshError as EmptyMeshError
 from model.isosurface import isosurface
 from model.simplification import fewer_faces
@@ -145,8 +146,11 @@ def extract(
     table = field.project(planes, density_only=True)
 
     def density(points: np.ndarray) -> np.ndarray:
-        parts = torch.from_numpy(points).to(planes.device).split(chunk)
-        return torch.cat([field.evaluate_density(table, part, 0).float() for part in parts]).cpu().numpy()
+        def densities(part: slice) -> Tensor:
+            here = torch.from_numpy(points[part]).to(planes.device)
+            return field.evaluate_density(table, here, 0).float().cpu()
+
+        return torch.cat([torch.zeros(0), *in_chunks(densities, len(points), chunk)]).numpy()
 
     vertices, faces = isosurface(density, resolution, level, 2 / planes.shape[-1])
     return Mesh(vertices, faces, colours_at(field, planes, vertices, chunk))
@@ -161,9 +165,12 @@ def coloured(surface: Mesh, field: MeshableField, planes: Tensor) -> Mesh:
 def colours_at(field: MeshableField, planes: Tensor, points: np.ndarray, chunk: int = 1 << 17) -> np.ndarray:
     """(N, 3) points in the field's frame -> (N, 3) float32 sRGB in [0, 1]."""
     table = field.project(planes)
-    parts = torch.from_numpy(points.astype(np.float32)).to(planes.device).split(chunk)
-    colours = [field.evaluate(table, part, 0)[1].clamp(0, 1).float().cpu() for part in parts]
-    return torch.cat(colours).numpy()
+
+    def colours(part: slice) -> Tensor:
+        here = torch.from_numpy(points[part].astype(np.float32)).to(planes.device)
+        return field.evaluate(table, here, 0)[1].clamp(0, 1).float().cpu()
+
+    return torch.cat([torch.zeros(0, 3), *in_chunks(colours, len(points), chunk)]).numpy()
 
 
 @torch.no_grad()

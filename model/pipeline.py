@@ -30,8 +30,8 @@ from torch import Tensor
 
 from model import mesh, texture, volume
 from model.checkpoints import load_checkpoint
+from model.chunks import in_chunks
 from model.lrm import LRM, camera_numbers
-from model.memory import in_parts
 from model.mesh import Mesh, TexturedMesh
 from model.photograph import Framed, Photograph, check_camera, find_object, frame_object, small
 from model.photos import LONGEST_SIDE, Photo, read_photo
@@ -235,10 +235,13 @@ def _group(
         for source, clock in zip(sources, clocks, strict=True)
     ]
     ready = {k: framed for k, framed in enumerate(inputs) if isinstance(framed, Framed)}
-    fields = dict(zip(ready, encode(model, [*ready.values()], [clocks[k] for k in ready]), strict=True))
+    encoded = attempt(sources[0], clocks[0], partial(encode, model, [*ready.values()], [clocks[k] for k in ready]))
+    fields = {} if isinstance(encoded, Failure) else dict(zip(ready, encoded, strict=True))
     for k, (source, clock, framed) in enumerate(zip(sources, clocks, inputs, strict=True)):
         if isinstance(framed, Failure):
             yield framed
+        elif isinstance(encoded, Failure):
+            yield replace(encoded, source=source, seconds=clock.seconds)
         else:
             planes = fields.pop(k)
             result = attempt(source, clock, partial(surface, model, source, framed, planes, settings, clock))
@@ -250,9 +253,12 @@ def _group(
 
 
 def attempt(source: Source, stages: Stages, work: Callable[[], Result]) -> Result | Failure:
-    """What `work` returns, or the `UserError` that it raises as a `Failure` of this source."""
+    """What `work` returns; a `UserError`, or a GPU too small for a single chunk, is a `Failure` of this source."""
     try:
         return work()
+    except torch.OutOfMemoryError as error:
+        message = f"the device's memory is full ({str(error).splitlines()[0]}); free some of it, or choose --device cpu"
+        return Failure(source, "out-of-memory", message, stages.seconds)
     except UserError as error:
         return Failure(source, getattr(error, "reason", "refused"), str(error), stages.seconds)
 
@@ -286,13 +292,13 @@ def encode(model: Model, inputs: Sequence[Framed], stages: Sequence[Stages]) -> 
     lenses = np.stack([framed.intrinsics for framed in inputs])
     camera = camera_numbers(*(torch.as_tensor(part, dtype=torch.float32) for part in (poses, lenses)))
 
-    def part(start: int, stop: int) -> Tensor:
-        image = torch.from_numpy(images[start:stop]).permute(0, 3, 1, 2)
-        return lrm.planes(image.to(device), camera[start:stop].to(device)).float()
+    def part(chosen: slice) -> Tensor:
+        image = torch.from_numpy(images[chosen]).permute(0, 3, 1, 2)
+        return lrm.planes(image.to(device), camera[chosen].to(device)).float()
 
     whole = Stages(stages[0].progress)
     with whole("planes"):
-        planes = torch.cat(list(in_parts(part, len(inputs), len(inputs))))
+        planes = torch.cat(list(in_chunks(part, len(inputs), len(inputs))))
     for clock in stages:
         clock.seconds["planes"] = whole.seconds["planes"] / len(inputs)
     return list(planes.split(1))
