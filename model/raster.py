@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-CANDIDATES = 1 << 21
+CANDIDATES = 1 << 19
 """Pixels of triangles' bounding boxes looked at together."""
+
+_NOTHING = np.iinfo(np.uint64).max
 
 
 @dataclass(frozen=True)
@@ -33,27 +36,39 @@ def rasterise(corners: np.ndarray, width: int, height: int, depth: np.ndarray | 
     Interpolation is linear in the picture.
     """
     corners = np.asarray(corners, np.float64)
+    nearest = np.full(width * height, _NOTHING, np.uint64)
+    for faces, columns, rows in _candidates(corners, width, height):
+        weights = _barycentric(corners, faces, columns, rows)
+        inside = (weights >= 0).all(axis=1)
+        faces, weights = faces[inside], weights[inside]
+        near = np.zeros(len(faces), np.float32)
+        if depth is not None:
+            near = (weights * depth[faces]).sum(axis=1).astype(np.float32)
+        # Positive floats sort as their bits do: depth above, the triangle's number below.
+        key = near.view(np.uint32).astype(np.uint64) << np.uint64(32) | faces.astype(np.uint64)
+        np.minimum.at(nearest, (rows * width + columns)[inside], key)
+    pixels = np.flatnonzero(nearest != _NOTHING)
+    faces = (nearest[pixels] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return Raster(pixels, faces, _barycentric(corners, faces, pixels % width, pixels // width))
+
+
+def _candidates(corners: np.ndarray, width: int, height: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Batches of triangle, column and row, (N,) each: the pixels in the triangles' bounding boxes. A row is never cut."""
     low = np.ceil(corners.min(axis=1) - 0.5).clip(0, [width, height]).astype(np.int64)
     high = (np.floor(corners.max(axis=1) - 0.5) + 1).clip(0, [width, height]).astype(np.int64)
-    extent = np.maximum(high - low, 0)
-    counts = extent.prod(axis=1)
-    best = np.full(width * height, np.iinfo(np.uint64).max, np.uint64)
-    batch = np.cumsum(counts) // CANDIDATES
-    for part in np.split(np.arange(len(counts)), np.flatnonzero(np.diff(batch)) + 1):
-        face = np.repeat(part, counts[part])
-        within = np.arange(len(face)) - np.repeat(np.cumsum(counts[part]) - counts[part], counts[part])
-        row, column = np.divmod(within, np.maximum(extent[face, 0], 1))
-        column, row = column + low[face, 0], row + low[face, 1]
-        weights = _barycentric(corners, face, column, row)
-        inside = (weights >= 0).all(axis=1)
-        face, pixel, weights = face[inside], (row * width + column)[inside], weights[inside]
-        near = np.zeros(len(face), np.float32) if depth is None else (weights * depth[face]).sum(axis=1)
-        # Positive floats sort as their bits do.
-        key = near.astype(np.float32).view(np.uint32).astype(np.uint64) << np.uint64(32) | face.astype(np.uint64)
-        np.minimum.at(best, pixel, key)
-    pixels = np.flatnonzero(best != np.iinfo(np.uint64).max)
-    faces = (best[pixels] & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    return Raster(pixels, faces, _barycentric(corners, faces, pixels % width, pixels // width))
+    across, down = np.maximum(high - low, 0).T
+    face, row = _counted(np.where(across > 0, down, 0))
+    batch = np.cumsum(across[face]) // CANDIDATES
+    for part in np.split(np.arange(len(face)), np.flatnonzero(np.diff(batch)) + 1):
+        line, column = _counted(across[face[part]])
+        faces = face[part][line]
+        yield faces, low[faces, 0] + column, low[faces, 1] + row[part][line]
+
+
+def _counted(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """counts (N,) -> owner and number, (sum,) each: 0 … counts[i] - 1 for each i."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _barycentric(corners: np.ndarray, faces: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
-from scipy import ndimage
 from torch import Tensor
 
 from model.mesh import Mesh, MeshableField, TexturedMesh, colours_at
-from model.raster import Raster, rasterise
-from turntable import cameras
+from model.raster import rasterise
+from turntable import cameras, framing
 from turntable.errors import UserError
 
 PART = 1000
 """Faces unwrapped together: xatlas's time grows faster than their number."""
 
-LARGEST_TEXTURE = 8192
-"""Texels a side; every viewer and GPU of the last ten years takes so many."""
+LARGEST_TEXTURE = 4096
+"""Texels a side; every viewer takes so many, and more would tell nothing that the planes know."""
+
+DEPTH_STEP = 0.03
+"""Object units: a nearer surface by more hides a point, and a larger step between neighbouring pixels is an outline."""
+
+OUTLINE = 0.015
+"""Share of the photo's side: so near to an outline the photo is trusted less."""
+
+FAR = 100.0
+"""Depth of nothing, object units."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +57,19 @@ def bake(
         return surface
     uv, uv_vertices, uv_faces = unwrapped(surface, size)
     raster = rasterise(uv[uv_faces] * size, size, size)
-    points, directions = (raster.interpolate(values[surface.faces]) for values in (surface.vertices, normals))
-    texture = np.zeros((size, size, 3), np.uint8)
-    texels = _colours(surface, field, planes, points, directions, photo)
-    texture.reshape(-1, 3)[raster.pixels] = (texels * 255).round()
-    return TexturedMesh(surface, uv, uv_vertices, uv_faces, padded(texture, raster))
+    covered = np.zeros(size * size, bool)
+    covered[raster.pixels] = True
+    # A chart smaller than a texel may cover no centre; its corners get theirs.
+    texels, corner = np.unique((uv * size).astype(np.int64).clip(0, size - 1) @ [1, size], return_index=True)
+    texels, corner = texels[~covered[texels]], uv_vertices[corner[~covered[texels]]]
+    points, directions = (
+        np.concatenate([raster.interpolate(values[surface.faces]), values[corner]])
+        for values in (surface.vertices, normals)
+    )
+    texture, filled = np.zeros((size * size, 3), np.uint8), np.concatenate([raster.pixels, texels])
+    texture[filled] = (_colours(surface, field, planes, points, directions, photo) * 255).round()
+    covered[filled] = True
+    return TexturedMesh(surface, uv, uv_vertices, uv_faces, padded(texture.reshape(size, size, 3), covered))
 
 
 def unwrapped(surface: Mesh, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -93,12 +110,15 @@ def neighbourhoods(surface: Mesh, largest: int) -> list[np.ndarray]:
     return done
 
 
-def padded(texture: np.ndarray, raster: Raster) -> np.ndarray:
-    """The texture with every texel outside the charts coloured as the nearest one inside: no seam shows when it is filtered."""
-    empty = np.ones(texture.shape[:2], bool)
-    empty.reshape(-1)[raster.pixels] = False
-    nearest = ndimage.distance_transform_edt(empty, return_distances=False, return_indices=True)
-    return texture[tuple(nearest)]
+def padded(texture: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """The texture (S, S, 3) with every texel that is not covered (S²) coloured as the nearest that is: filtering shows no seam."""
+    empty = ~covered.reshape(texture.shape[:2])
+    _, label = cv2.distanceTransformWithLabels(
+        empty.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    source = np.zeros(label.max() + 1, np.int64)
+    source[label[~empty]] = np.flatnonzero(covered)
+    return texture.reshape(-1, 3)[source[label]]
 
 
 def _colours(
@@ -120,22 +140,51 @@ def _colours(
 def seen_by(photo: Photo, surface: Mesh, points: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What a photo shows at points (N, 3) of the surface: colours (N, 3) sRGB, and how far to trust them (N,) in [0, 1].
 
-    A point counts as seen where the surface, drawn from the photo's camera, is no nearer. Trust falls as the surface turns away.
+    A point is seen where the surface, drawn from the photo's camera, is no nearer. Trust falls as the surface turns away, and
+    towards the outlines in the photo: a surface that is a little off would take the colour of what lies before or behind it.
     """
-    side = 2 * photo.rgba.shape[0]
-    uv, depth = cameras.project(points.astype(np.float64), photo.field_from_camera, photo.intrinsics)
-    corner_uv, corner_depth = cameras.project(
-        surface.vertices.astype(np.float64), photo.field_from_camera, photo.intrinsics
+    side = max(photo.rgba.shape[0], 512)
+    pose, lens = (np.asarray(part, np.float64) for part in (photo.field_from_camera, photo.intrinsics))
+    depth = depth_of(surface, pose, lens, side)
+    rgba = framing.resize(photo.rgba, side, side)
+    hazard = (rgba[..., 3] < 250) | (
+        cv2.dilate(depth, np.ones((3, 3))) - cv2.erode(depth, np.ones((3, 3))) > DEPTH_STEP
     )
-    drawn = rasterise(corner_uv[surface.faces] * side, side, side, corner_depth[surface.faces])
-    nearest = np.full(side * side, np.inf)
-    nearest[drawn.pixels] = drawn.interpolate(corner_depth[surface.faces][..., None])[:, 0]
-    column, row = np.floor(uv * side).astype(np.int64).clip(0, side - 1).T
-    inside = ((uv > 0) & (uv < 1)).all(axis=1) & (depth > 0)
-    visible = inside & (depth < nearest[row * side + column] + 0.02)
-    towards = photo.field_from_camera[:, 3] - points
+    # The picture's frame is an outline as well.
+    room = cv2.distanceTransform(np.pad(~hazard, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
+    uv, distance = cameras.project(points.astype(np.float64), pose, lens)
+    uv = np.where((distance > 0)[:, None], uv, -1)
+    near, roominess, *colour = (
+        _sampled(layer, uv) for layer in (depth, room, *np.moveaxis(rgba[..., :3].astype(np.float32), -1, 0))
+    )
+    towards = pose[:, 3] - points
     cosine = (towards * normals).sum(axis=1) / np.maximum(np.linalg.norm(towards, axis=1), 1e-12)
-    s = photo.rgba.shape[0]
-    picked = photo.rgba[(row * s) // side, (column * s) // side].astype(np.float32) / 255
-    trust = np.clip((cosine - 0.2) / 0.5, 0, 1) * visible * (picked[:, 3] > 0.99)
-    return picked[:, :3], trust.astype(np.float32)
+    visible = distance < near + DEPTH_STEP
+    trust = _eased((cosine - 0.2) / 0.4) * _eased(roominess / (OUTLINE * side)) * visible
+    return np.stack(colour, axis=1) / 255, trust.astype(np.float32)
+
+
+def depth_of(surface: Mesh, world_from_camera: np.ndarray, intrinsics: np.ndarray, side: int) -> np.ndarray:
+    """(side, side) float32 planar depth of a mesh seen by a camera in its frame; `FAR` where nothing is hit."""
+    uv, depth = cameras.project(surface.vertices.astype(np.float64), world_from_camera, intrinsics)
+    front = surface.faces[(depth[surface.faces] > 1e-3).all(axis=1)]
+    drawn = rasterise(uv[front] * side, side, side, depth[front])
+    picture = np.full(side * side, FAR, np.float32)
+    picture[drawn.pixels] = drawn.interpolate(depth[front][..., None])[:, 0]
+    return picture.reshape(side, side)
+
+
+def _sampled(layer: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """(S, S) float32 read at uv (N, 2), bilinearly; 0 outside."""
+    # OpenCV takes no more than 32,767 points a row.
+    rows = -(-len(uv) // 4096)
+    place = np.full((rows * 4096, 2), -9, np.float32)
+    place[: len(uv)] = uv * layer.shape[0] - 0.5
+    x, y = np.moveaxis(place.reshape(rows, 4096, 2).clip(-9, layer.shape[0] + 9), -1, 0)
+    return cv2.remap(layer, x.copy(), y.copy(), cv2.INTER_LINEAR, borderValue=(0,)).reshape(-1)[: len(uv)]
+
+
+def _eased(x: np.ndarray) -> np.ndarray:
+    """0 below 0, 1 above 1, and smooth between."""
+    x = x.clip(0, 1)
+    return x * x * (3 - 2 * x)
