@@ -23,7 +23,8 @@ def fewer_faces(vertices: np.ndarray, faces: np.ndarray, budget: int) -> tuple[n
         raise UserError(
             "fewer faces need fast-simplification: pip install -e .[model], or ask for all faces"
         ) from error
-    target, corners = budget, faces.astype(np.int32)
+    # Room for what the repair adds.
+    target, corners = max(budget - budget // 400, 4), faces.astype(np.int32)
     for aggressiveness in AGGRESSIVENESS:
         for _ in range(3):
             found = fast_simplification.simplify(vertices, corners, target_count=target, agg=aggressiveness)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
 
-from model.mesh import Mesh, MeshableField, TexturedMesh, colours_at
+from model.mesh import Mesh, MeshableField, TexturedMesh
 from model.raster import rasterise
 from turntable import cameras, framing
 from turntable.errors import UserError
@@ -24,6 +25,9 @@ DEPTH_STEP = 0.03
 
 OUTLINE = 0.015
 """Share of the photo's side: so near to an outline the photo is trusted less."""
+
+DEPTHS = (0.0, 0.01, 0.02, 0.03)
+"""Object units below the surface at which the field's colour is read."""
 
 FAR = 100.0
 """Depth of nothing, object units."""
@@ -130,11 +134,40 @@ def _colours(
     photo: Photo | None,
 ) -> np.ndarray:
     """(N, 3) points on the surface and their normals -> (N, 3) sRGB in [0, 1]."""
-    colours = colours_at(field, planes, points)
     if photo is None:
-        return colours
-    seen, weight = seen_by(photo, surface, points, normals)
-    return colours + weight[:, None] * (seen - colours)
+        return looked_at(field, planes, points, normals)
+    colours, trust = seen_by(photo, surface, points, normals)
+    unsure = trust < 1
+    behind = looked_at(field, planes, points[unsure], normals[unsure])
+    colours[unsure] += (1 - trust[unsure, None]) * (behind - colours[unsure])
+    return colours
+
+
+@torch.no_grad()
+def looked_at(
+    field: MeshableField, planes: Tensor, points: np.ndarray, normals: np.ndarray, chunk: int = 1 << 16
+) -> np.ndarray:
+    """The field's colours at points (N, 3) of the surface as one sees them who looks along the normal: (N, 3) sRGB in [0, 1].
+
+    Light is taken up over some depth, and the field's colours were made to be right where it is taken up. At the surface
+    itself they are what no picture ever showed.
+    """
+    table = field.project(planes)
+    step = DEPTHS[1] - DEPTHS[0]
+    found = [np.zeros((0, 3), np.float32)]
+    for start in range(0, len(points), chunk):
+        part = slice(start, start + chunk)
+        place, inward = (
+            torch.from_numpy(each[part].astype(np.float32)).to(planes.device) for each in (points, -normals)
+        )
+        light, seen = place.new_ones(len(place), 1), torch.zeros_like(place)
+        for depth in DEPTHS:
+            density, colour = field.evaluate(table, place + depth * inward, 0)
+            passed = torch.exp(-density[:, None] * step)
+            seen += light * (1 - passed) * colour.clamp(0, 1)
+            light = light * passed
+        found.append((seen / (1 - light).clamp(min=1e-6)).float().cpu().numpy())
+    return np.concatenate(found)
 
 
 def seen_by(photo: Photo, surface: Mesh, points: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
