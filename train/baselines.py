@@ -1,15 +1,17 @@
-"""What a model must beat: a white picture, the mean picture, the wrong input picture, the nearest training object."""
+"""What a model must beat: a white picture, the mean picture, the mean shape, the wrong input picture, the nearest training object."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from datasets import samples
+from datasets.categories import Categories
 from datasets.shards import ShardSet
 from turntable import cameras, framing
-from turntable.geometry import Geometry, voxel_centres, voxel_indices
+from turntable.geometry import Geometry, describe, iou, voxel_centres, voxel_indices
 
 _COMPARED_SIZE = 32
 
@@ -67,6 +69,42 @@ class TrainingSet:
     def input_view(self, nearest: NearestView, config: samples.SampleConfig) -> samples.InputView:
         """The view that was found, as a model's input."""
         return samples.input_view(self.shards, nearest.index, nearest.view, config)
+
+
+class MeanShapes:
+    """Of each class, the shape that its training objects have in common: where enough of their solids overlap."""
+
+    def __init__(self, shards: ShardSet, indices: list[int], categories: Categories | None) -> None:
+        """`categories` None: classes are LVIS classes."""
+        self._category = categories.of if categories else (lambda record: record.get("lvis_class"))
+        self._indices: dict[str | None, list[int]] = {}
+        for index in indices:
+            self._indices.setdefault(self._category(shards.record(index)), []).append(index)
+        self.shards = shards
+        self._shapes: dict[str | None, Geometry | None] = {}
+
+    def of(self, record: dict[str, Any]) -> Geometry | None:
+        """The mean shape of an object's class, upright, in object units; None where no training object is of the class."""
+        category = self._category(record)
+        if category not in self._shapes:
+            solids = [self.shards.geometry(index).solid for index in self._indices.get(category, [])]
+            self._shapes[category] = common_shape(solids) if solids else None
+        return self._shapes[category]
+
+
+def common_shape(solids: list[np.ndarray]) -> Geometry | None:
+    """What so large a share of solids (n, n, n) bool has in common that IoU with them is highest; None where that is nothing."""
+    from skimage import measure
+
+    share = np.mean(np.stack(solids), axis=0, dtype=np.float32)
+    tried = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    scores = [np.mean([iou(share > least, solid) for solid in solids]) for least in tried]
+    least = tried[int(np.argmax(scores))]
+    if not (share > least).any():
+        return None
+    vertices, faces, _, _ = measure.marching_cubes(np.pad(share, 1), least, gradient_direction="ascent")
+    corners = (vertices - 0.5) * (2 / len(share)) - 1
+    return describe(corners.clip(-1, 1).astype(np.float32), faces.astype(np.int64), np.random.default_rng(0))
 
 
 def turned(shape: Geometry, b_from_a: np.ndarray) -> Geometry:

@@ -1,4 +1,7 @@
-"""`python -m train.evaluate --checkpoint runs/x --shards shards/ --out report/`: figures by a stated protocol, and pictures."""
+"""`python -m train.evaluate --checkpoint runs/x --shards shards/ --out report/`: figures by a stated protocol, and pictures.
+
+Several checkpoints are judged side by side on the same objects: `--checkpoint runs/x openlrm:mix-base-1.1 triposr`.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,17 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets import samples
+from datasets.categories import Categories, read_categories
 from datasets.shards import ShardSet
 from model import mesh, mesh_files
 from model.checkpoints import load_checkpoint
 from model.pipeline import pick_device
 from model.placement import supposed_camera
 from train import methods, metrics
-from train.baselines import TrainingSet
+from train.baselines import MeanShapes, TrainingSet
+from train.ceilings import ceilings
 from train.report import object_picture, write_page
+from train.summary import Judged, summarise, text
 from turntable import config as command_line
 from turntable import geometry
 from turntable.errors import EXIT_OK
@@ -30,17 +36,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Judges a checkpoint on the objects of shards, by the protocol of train/metrics.py."""
+    """Judges checkpoints on the objects of shards, by the protocol of train/metrics.py."""
 
-    checkpoint: Path
+    checkpoint: tuple[Path, ...]
     """A run's folder, a model file, a folder with a published model's files, or a published model's name (openlrm:mix-base-1.1,
-    triposr)."""
+    triposr); several are judged side by side."""
     shards: Path
     """Objects to reconstruct."""
     out: Path
     """Folder for report.html, metrics.json and meshes/."""
     uids: Path | None = None
     """Only these objects: a file with a uid a line."""
+    categories: Path | None = None
+    """Rows by category: a file such as datasets/furniture.toml; left out: by LVIS class."""
     input_view: int = 0
     """The view given to the model."""
     held_out_views: int | None = None
@@ -54,7 +62,8 @@ class EvaluateConfig:
     level: float | None = None
     """Density of the extracted surface; left out: the checkpoint's own."""
     baselines: bool = True
-    """Also judge a white picture, the mean picture, the wrong input picture and the nearest training object."""
+    """Also judge a white picture, the mean picture, the mean shape of the class, the wrong input picture and the nearest training
+    object."""
     training_shards: Path | None = None
     """Where the baselines find the training objects; left out: --shards."""
     training_uids: Path | None = None
@@ -66,63 +75,118 @@ class EvaluateConfig:
         for name in ("size", "samples", "resolution", "level"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not self.checkpoint:
+            raise ValueError("name at least one --checkpoint")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that is judged."""
+
+    name: str
+    """Its rows' name."""
+    method: methods.ModelMethod
+    views: samples.SampleConfig
+    """How its input pictures are framed."""
+    held_out: int
+    """Views at the end that it was not trained on, as its checkpoint says."""
+
+
+def candidates(config: EvaluateConfig) -> list[Candidate]:
+    """The models of the command line."""
+    device = pick_device(config.device)
+    found = []
+    for name, path in zip(names(config.checkpoint), config.checkpoint, strict=True):
+        lrm, extra = load_checkpoint(path, device)
+        settings = lrm.config
+        supposed = supposed_camera(extra) if settings.camera == "supposed" else None
+        level = config.level or settings.level
+        method = methods.ModelMethod(lrm, config.samples, config.resolution, level, device, supposed)
+        views = samples.SampleConfig(
+            input_size=settings.encoder.image_size, fill=settings.fill, background=settings.background
+        )
+        found.append(Candidate(name, method, views, int(extra.get("held_out_views", 0))))
+    return found
+
+
+def names(checkpoints: tuple[Path, ...]) -> list[str]:
+    """What the checkpoints' rows are called: `model` where there is one, else as much of each path's end as tells them apart."""
+    if len(checkpoints) == 1:
+        return ["model"]
+    texts = [str(path).rstrip("/") for path in checkpoints]
+    for depth in range(1, max(len(Path(each).parts) for each in texts) + 1):
+        short = ["/".join(Path(each).parts[-depth:]) for each in texts]
+        if len(set(short)) == len(short):
+            return short
+    return [f"{each} ({number})" for number, each in enumerate(texts, 1)]
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Judges a checkpoint; prints the table, writes the report, and returns what metrics.json holds."""
-    device = pick_device(config.device)
-    lrm, extra = load_checkpoint(config.checkpoint, device)
+    """Judges checkpoints; prints the table, writes the report, and returns what metrics.json holds."""
+    models = candidates(config)
     shards = ShardSet(config.shards)
     indices = shards.listed(config.uids)
-    held_out = config.held_out_views
-    if held_out is None:
-        held_out = int(extra.get("held_out_views", 0))
-    views = samples.SampleConfig(
-        input_size=lrm.config.encoder.image_size, fill=lrm.config.fill, background=lrm.config.background
-    )
-    supposed = supposed_camera(extra) if lrm.config.camera == "supposed" else None
-    level = config.level or lrm.config.level
-    model = methods.ModelMethod(lrm, config.samples, config.resolution, level, device, supposed)
-    judged: dict[str, methods.Method] = {"model": model}
-    if config.baselines:
-        judged |= baseline_methods(model, shards, indices, config, views)
+    categories = read_categories(config.categories) if config.categories else None
+    held_out = models[0].held_out if config.held_out_views is None else config.held_out_views
+    baselines = baseline_methods(models[0], shards, indices, config, categories) if config.baselines else {}
     command_line.claim_folder(config.out, config, set(vars(config)))
     objects, pictures = [], []
     for index in tqdm(indices, desc="evaluate", unit="object"):
-        truth = methods.load_truth(shards, index, config.input_view, held_out, config.size, views)
-        answers = {name: method(truth) for name, method in judged.items()}
-        figures = {name: judge(answer, truth) for name, answer in answers.items()}
-        figures |= model_only_rows(answers["model"], truth)
-        objects.append({"uid": truth.uid, "class": truth.lvis_class, "figures": figures})
-        pictures.append(object_picture(truth, answers["model"]))
-        surface = answers["model"].surface
-        if surface is not None:
-            mesh_files.write(methods.mesh_path(config.out, truth.uid), surface)
-    summarised = summary(objects)
+        item, picture = judge_object(shards, index, held_out, models, baselines, config, categories)
+        objects.append(item)
+        pictures.append(picture)
+    summary = summarise(objects)
+    figures = [{"uid": item.uid, "class": item.category, "figures": item.figures} for item in objects]
     settings = command_line.resolved(config)
-    result = {"protocol": metrics.PROTOCOL, "config": settings, "summary": summarised, "objects": objects}
+    result = {"protocol": metrics.PROTOCOL, "config": settings, "summary": summary, "objects": figures}
     write_json(config.out / "metrics.json", _without_nan(result))
-    write_text(config.out / "table.txt", table(summarised) + "\n")
+    write_text(config.out / "table.txt", text(summary) + "\n")
     write_page(config.out / "report.html", result, pictures)
-    print(table(summarised))
+    print(text(summary))
     print(f"\n{len(objects)} objects. {metrics.PROTOCOL}\nreport: {config.out / 'report.html'}")
     return result
 
 
-def baseline_methods(
-    model: methods.ModelMethod,
+def judge_object(
     shards: ShardSet,
-    indices: list[int],
+    index: int,
+    held_out: int,
+    models: list[Candidate],
+    baselines: dict[str, methods.Method],
     config: EvaluateConfig,
-    views: samples.SampleConfig,
+    categories: Categories | None,
+) -> tuple[Judged, np.ndarray]:
+    """One object's figures by row, and its sheet of pictures; its meshes are written on the way."""
+    figures: dict[str, dict[str, float]] = {}
+    empty, answers = {}, {}
+    for model in models:
+        truth = methods.load_truth(shards, index, config.input_view, held_out, config.size, model.views)
+        answer = answers[model.name] = model.method(truth)
+        figures[model.name] = judge(answer, truth)
+        figures |= further_rows(model.name, answer, truth)
+        empty[model.name] = answer.surface is None
+        if answer.surface is not None:
+            folder = config.out if len(models) == 1 else config.out / model.name
+            mesh_files.write(methods.mesh_path(folder, truth.uid), answer.surface)
+    truth = methods.load_truth(shards, index, config.input_view, held_out, config.size, models[0].views)
+    figures |= {name: judge(method(truth), truth) for name, method in baselines.items()}
+    figures |= ceilings(truth.shape, truth.judged, truth.input_view.canonical_from_world)
+    category = truth.lvis_class if categories is None else categories.of(shards.record(index)) or "other"
+    return Judged(truth.uid, category, figures, empty), object_picture(truth, answers)
+
+
+def baseline_methods(
+    model: Candidate, shards: ShardSet, indices: list[int], config: EvaluateConfig, categories: Categories | None
 ) -> dict[str, methods.Method]:
-    """The four baselines by the names of their rows. The wrong input is the next object's, in the order of the list."""
+    """The baselines by the names of their rows. The wrong input is the next object's, in the order of the list."""
     training = ShardSet(config.training_shards) if config.training_shards else shards
-    memory = TrainingSet(training, training.listed(config.training_uids), views.fill)
+    known, views = training.listed(config.training_uids), model.views
+    memory = TrainingSet(training, known, views.fill)
     baselines: dict[str, methods.Method] = {
         "white picture": methods.constant_picture(1.0),
         "mean training picture": methods.constant_picture(memory.mean_picture(config.size)),
-        "nearest training object": methods.nearest_training_object(model, memory, views),
+        "mean shape of the class": methods.mean_shape(MeanShapes(training, known, categories)),
+        "nearest training object": methods.nearest_training_object(model.method, memory, views),
     }
     if len(indices) > 1:
         following = [*indices[1:], indices[0]]
@@ -130,13 +194,13 @@ def baseline_methods(
             shards.uids[index]: samples.input_view(shards, other, config.input_view, views)
             for index, other in zip(indices, following, strict=True)
         }
-        baselines["wrong input picture"] = methods.wrong_input(model, others)
+        baselines["wrong input picture"] = methods.wrong_input(model.method, others)
     return baselines
 
 
 def judge(answer: methods.Reconstruction, truth: methods.Truth) -> dict[str, float]:
     """The figures of one method on one object."""
-    figures = picture_figures(answer.judged, truth.judged)
+    figures = picture_figures(answer.judged, truth.judged) if answer.judged else {}
     if answer.gives_shape:
         figures |= metrics.shape_metrics(answer.shape, truth.shape)
     return figures
@@ -151,52 +215,18 @@ def picture_figures(pictures: list[np.ndarray], targets: list[samples.TargetView
     return metrics.mean_figures(rows)
 
 
-def model_only_rows(answer: methods.Reconstruction, truth: methods.Truth) -> dict[str, dict[str, float]]:
-    """Rows beside the model's: its supervised views, its shape after alignment, and the ceiling of IoU on this object."""
-    rows = {"ceiling: truth moved by a voxel": metrics.ceiling(truth.shape)}
+def further_rows(name: str, answer: methods.Reconstruction, truth: methods.Truth) -> dict[str, dict[str, float]]:
+    """Rows beside a model's own: its supervised views, and its shape after alignment."""
+    rows = {}
     if truth.supervised:
-        rows["model, supervised views"] = picture_figures(answer.supervised, truth.supervised)
+        rows[f"{name}, supervised views"] = picture_figures(answer.supervised, truth.supervised)
     if answer.surface is not None and answer.shape is not None:
         step = max(len(answer.shape.points) // 3000, 1)
         aligned = geometry.align_upright(answer.shape.points[::step], truth.shape.points[::step])
         turned = mesh.transformed(answer.surface, aligned)
         shape = geometry.describe(turned.vertices, turned.faces, np.random.default_rng(0))
-        rows["model, aligned"] = metrics.shape_metrics(shape, truth.shape)
+        rows[f"{name}, aligned"] = metrics.shape_metrics(shape, truth.shape)
     return rows
-
-
-def summary(objects: list[dict[str, Any]]) -> dict[str, Any]:
-    """Row name -> figure -> mean over objects with its bootstrap interval, and the number of empty surfaces."""
-    names = list(dict.fromkeys(name for item in objects for name in item["figures"]))
-    rng = np.random.default_rng(0)
-    rows: dict[str, Any] = {}
-    for name in names:
-        rows[name] = {}
-        for column in metrics.COLUMNS:
-            values = [item["figures"][name][column] for item in objects if column in item["figures"].get(name, {})]
-            if values:
-                rows[name][column] = vars(metrics.bootstrap(values, rng))
-    empty = sum(1 for item in objects if math.isnan(item["figures"]["model"].get("chamfer", 0.0)))
-    return {"rows": rows, "objects": len(objects), "empty_surfaces": empty}
-
-
-def table(summary: dict[str, Any]) -> str:
-    """The summary as aligned text: means over objects; a dash where a method has no such figure."""
-    width = max(len(name) for name in summary["rows"])
-    lines = [
-        " " * width
-        + "".join(f"{column:>17}" if column == "psnr_foreground" else f"{column:>9}" for column in metrics.COLUMNS)
-    ]
-    for name, row in summary["rows"].items():
-        cells = []
-        for column in metrics.COLUMNS:
-            digits = 2 if column.startswith("psnr") else 3
-            text = f"{row[column]['mean']:.{digits}f}" if column in row else "-"
-            cells.append(f"{text:>17}" if column == "psnr_foreground" else f"{text:>9}")
-        lines.append(f"{name:<{width}}" + "".join(cells))
-    if summary["empty_surfaces"]:
-        lines.append(f"{summary['empty_surfaces']} of {summary['objects']} surfaces were empty at this level")
-    return "\n".join(lines)
 
 
 def _without_nan(value: Any) -> Any:
@@ -209,7 +239,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def main() -> int:
-    evaluate(command_line.parse(EvaluateConfig, "Judge a checkpoint by the stated protocol."))
+    evaluate(command_line.parse(EvaluateConfig, "Judge checkpoints by the stated protocol."))
     return EXIT_OK
 
 

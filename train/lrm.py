@@ -388,7 +388,7 @@ def report_overfit(config: TrainConfig, shards: ShardSet, indices: list[int]) ->
     uid_file = config.out / "overfit-uids.txt"
     write_text(uid_file, "\n".join(shards.uids[index] for index in indices) + "\n")
     result = evaluate(
-        EvaluateConfig(config.out, config.shards, config.out / "evaluation", uids=uid_file, baselines=False)
+        EvaluateConfig((config.out,), config.shards, config.out / "evaluation", uids=uid_file, baselines=False)
     )
     held_out = held_out_views(config, shards, indices)
     findings = selftest.find(shards, indices, held_out, result["summary"], config.render_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from datasets.shards import ShardSet
 from model import mesh, volume
 from model.lrm import LRM
 from model.placement import SupposedCamera, camera_in_field, object_from_field
-from train.baselines import TrainingSet, turned
+from train.baselines import MeanShapes, TrainingSet, turned
 from turntable import cameras, geometry
 from turntable.geometry import Geometry
 
@@ -27,6 +27,7 @@ class Truth:
 
     uid: str
     lvis_class: str
+    record: dict[str, Any]
     input_view: samples.InputView
     input_rgba: np.ndarray
     """(S, S, 4) uint8, as rendered."""
@@ -143,6 +144,15 @@ def constant_picture(picture: np.ndarray | float) -> Method:
     return method
 
 
+def mean_shape(shapes: MeanShapes) -> Method:
+    """A method that knows nothing but the object's class, and answers with what its training objects have in common."""
+
+    def method(truth: Truth) -> Reconstruction:
+        return Reconstruction(judged=[], shape=shapes.of(truth.record))
+
+    return method
+
+
 def wrong_input(model: ModelMethod, others: dict[str, samples.InputView]) -> Method:
     """The model, given another object's input view: what of the result comes from looking at the picture at all.
 
@@ -188,6 +198,7 @@ def load_truth(
     return Truth(
         uid=shards.uids[index],
         lvis_class=record.get("lvis_class") or "-",
+        record=record,
         input_view=seen,
         input_rgba=shards.picture(index, input_view, size),
         judged=targets(judged),

@@ -61,19 +61,13 @@ def shape_metrics(predicted: Geometry | None, true: Geometry) -> dict[str, float
     distance = geometry.surface_distance(predicted.points, predicted.normals, true.points, true.normals)
     figures = {"chamfer": distance.chamfer, "normals": distance.normal_consistency}
     figures |= {f"f@{threshold:g}": score for threshold, score in distance.f_score.items()}
-    for resolution in (32, 64, 128):
-        a, b = geometry.coarsen(predicted.solid, resolution), geometry.coarsen(true.solid, resolution)
-        figures[f"iou{resolution}"] = geometry.iou(a, b)
-    return figures
+    return figures | ious(predicted.solid, true.solid)
 
 
-def ceiling(true: Geometry) -> dict[str, float]:
-    """IoU of the true solid against itself moved by one voxel of 128³ (0.0156 units) in x and y: how merciless IoU is here."""
-    moved = np.roll(true.solid, (1, 1), axis=(0, 1))
-    return {
-        f"iou{resolution}": geometry.iou(geometry.coarsen(moved, resolution), geometry.coarsen(true.solid, resolution))
-        for resolution in (32, 64, 128)
-    }
+def ious(solid_a: np.ndarray, solid_b: np.ndarray) -> dict[str, float]:
+    """IoU of two solids of 128³ on every grid of the protocol."""
+    pairs = {n: (geometry.coarsen(solid_a, n), geometry.coarsen(solid_b, n)) for n in (32, 64, 128)}
+    return {f"iou{n}": geometry.iou(a, b) for n, (a, b) in pairs.items()}
 
 
 def mean_figures(rows: list[dict[str, float]]) -> dict[str, float]:

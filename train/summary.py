@@ -1,0 +1,91 @@
+"""What the figures of many objects come to: means with intervals, by row and by class, as a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from train import metrics
+
+Rows = dict[str, dict[str, dict[str, float]]]
+"""Row name -> figure -> mean, low and high."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One object's figures."""
+
+    uid: str
+    category: str
+    """The class that it counts for."""
+    figures: dict[str, dict[str, float]]
+    """Row name -> figure -> value."""
+    empty: dict[str, bool] = field(default_factory=dict)
+    """Model -> whether it gave no surface."""
+
+
+def rows(objects: Sequence[Judged]) -> Rows:
+    """Means over objects with their bootstrap intervals."""
+    rng = np.random.default_rng(0)
+    found: Rows = {}
+    for name in dict.fromkeys(name for item in objects for name in item.figures):
+        found[name] = {}
+        for column in metrics.COLUMNS:
+            values = [item.figures[name][column] for item in objects if column in item.figures.get(name, {})]
+            if values:
+                found[name][column] = vars(metrics.bootstrap(values, rng))
+    return found
+
+
+def summarise(objects: Sequence[Judged]) -> dict[str, Any]:
+    """Over all objects and by class: rows, number of objects, number of empty surfaces by model."""
+    by_class = {name: [item for item in objects if item.category == name] for name in _classes(objects)}
+    models = dict.fromkeys(name for item in objects for name in item.empty)
+    return {
+        "rows": rows(objects),
+        "objects": len(objects),
+        "empty_surfaces": {name: sum(item.empty.get(name, False) for item in objects) for name in models},
+        "classes": {name: {"objects": len(some), "rows": rows(some)} for name, some in by_class.items()},
+    }
+
+
+def _classes(objects: Sequence[Judged]) -> list[str]:
+    return sorted({item.category for item in objects})
+
+
+def table(found: Rows) -> str:
+    """Rows as aligned text: means; a dash where a method has no such figure."""
+    width = max(len(name) for name in found)
+    widths = {column: max(len(column) + 2, 9) for column in metrics.COLUMNS}
+    lines = [" " * width + "".join(f"{column:>{widths[column]}}" for column in metrics.COLUMNS)]
+    for name, row in found.items():
+        cells = (f"{_mean(row, column):>{widths[column]}}" for column in metrics.COLUMNS)
+        lines.append(f"{name:<{width}}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def _mean(row: dict[str, dict[str, float]], column: str) -> str:
+    if column not in row or not math.isfinite(row[column]["mean"]):
+        return "-"
+    return f"{row[column]['mean']:.{2 if column.startswith('psnr') else 3}f}"
+
+
+def text(summary: dict[str, Any]) -> str:
+    """The whole summary as text: the table, empty surfaces, and what the models do on each class."""
+    parts = [table(summary["rows"])]
+    for name, count in summary["empty_surfaces"].items():
+        if count:
+            parts.append(f"{name}: {count} of {summary['objects']} surfaces were empty at this level")
+    if len(summary["classes"]) > 1:
+        models = list(summary["empty_surfaces"])
+        by_class = {
+            f"{name} ({part['objects']}), {model}": part["rows"][model]
+            for name, part in summary["classes"].items()
+            for model in models
+        }
+        parts += ["by class (few objects each: no claims)", table(by_class)]
+    return "\n".join(parts)
