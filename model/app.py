@@ -182,7 +182,7 @@ def build(model: Model, options: AppConfig, folder: Path) -> Any:
                 # The file as it was dropped: `model.photos` reads it with its own limits, and says what is wrong with it.
                 picture.preprocess = lambda payload: payload and payload.path  # type: ignore
                 matte = gr.Dropdown(list(options.mattes), label=MATTE_LABEL, elem_id="matte")
-                angle = gr.Slider(-90, 90, elevation, step=1, label="Elevation: degrees the camera looks down by")
+                angle = gr.Slider(-90, 90, elevation, step=1, label="Elevation of the camera, degrees")
                 start = gr.Button("Reconstruct", variant="primary", elem_id="start")
                 with gr.Accordion("Options", open=False):
                     resolution = gr.Slider(32, 512, first.resolution, step=32, label="Points of the grid along a side")

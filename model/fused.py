@@ -8,14 +8,16 @@ planes and first layer through autograd, exactly as on the plain path.
 
 Precision. float32; products in full float32 unless `torch.set_float32_matmul_precision` allows less ("high": TF32).
 
-Limits. Fields of other classes, widths other than 16, 32, 64 or 128, float64, gradients of rays and second derivatives are
-the plain path's; `why_not` says which it is. One kernel is compiled for each configuration of a field, not for each size.
+Limits. Fields of other classes, widths other than 16, 32, 64 or 128, float64, gradients of rays, second derivatives, GPUs older
+than compute capability 8.0 and deterministic gradients (theirs are added in any order) are the plain path's; `why_not` says which
+it is. One kernel is compiled for each configuration of a field, not for each size.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -60,8 +62,17 @@ def why_not(field: Any, planes: Tensor, origins: Tensor, directions: Tensor) -> 
         return "the kernels give no gradients of rays"
     if importlib.util.find_spec("triton") is None:
         return "triton is missing, which GPU builds of torch bring; install it with: pip install triton"
-    if not planes.is_cuda and not interpreted():
-        return f"the kernels run on CUDA devices, and the planes are on {planes.device}"
+    if planes.requires_grad and torch.are_deterministic_algorithms_enabled():
+        return "the kernels add gradients in any order, and deterministic algorithms are asked for"
+    return _why_not_on(planes.device)
+
+
+def _why_not_on(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return None if interpreted() else f"the kernels run on CUDA devices, and the planes are on {device}"
+    capability = torch.cuda.get_device_capability(device)
+    if torch.version.hip is None and capability < (8, 0):
+        return f"the kernels need a GPU of compute capability 8.0, and {device} has {capability[0]}.{capability[1]}"
     return None
 
 
@@ -172,7 +183,8 @@ class _March(torch.autograd.Function):
         # Without a grid nothing is read through its pointer.
         inputs = (rays, distances, paths, table.contiguous(), mlp, rays if grid is None else grid)
         sums = rays.new_empty(b, r, 5)
-        kernels.march[_programs(b, r)](sums, *inputs, *ctx.numbers, **ctx.settings)
+        with _current(rays.device):
+            kernels.march[_programs(b, r)](sums, *inputs, *ctx.numbers, **ctx.settings)
         ctx.save_for_backward(sums, *inputs)
         return sums
 
@@ -184,18 +196,18 @@ class _March(torch.autograd.Function):
         sums, *inputs = ctx.saved_tensors
         table, mlp = inputs[3:5]
         table_gradient, mlp_gradient = torch.zeros_like(table), mlp.new_zeros(COPIES, len(mlp))
-        kernels.march_backward[_programs(*sums.shape[:2])](
-            change.contiguous(),
-            sums,
-            table_gradient,
-            mlp_gradient,
-            *inputs,
-            *ctx.numbers,
-            COPIES=COPIES,
-            **ctx.settings,
-        )
+        gradients = (change.contiguous(), sums, table_gradient, mlp_gradient)
+        with _current(table.device):
+            kernels.march_backward[_programs(*sums.shape[:2])](
+                *gradients, *inputs, *ctx.numbers, COPIES=COPIES, **ctx.settings
+            )
         return table_gradient, mlp_gradient.sum(dim=0), *[None] * 6
 
 
 def _programs(objects: int, rays: int) -> tuple[int, int]:
     return -(-rays // BLOCK), objects
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, wherever the tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -32,7 +32,7 @@ class Case:
     samples: int = 4
     jitter: bool = False
     spans: bool = False
-    """A path a sample, some of them 0, rather than one a ray."""
+    """A path a sample, some of them 0, rather than one a ray; and the last samples beyond the region."""
     occupied: bool = False
     stop: float = 0.0
 
@@ -93,6 +93,7 @@ def inputs(case: Case, objects: int = 2, rays: int = 19) -> tuple[TriplaneField,
     paths = steps if case.field.optical_path == "length" else (steps > 0) / case.samples
     paths = paths[..., None]
     if case.spans:
+        distances = distances * 1.15
         paths = paths * torch.rand(distances.shape, generator=generator).sub(0.2).clamp(min=0) * 2
     occupancy = None
     if case.occupied:

@@ -78,6 +78,11 @@ def test_says_what_it_cannot_render() -> None:
     assert "gradients of rays" in (refusal(rays_need_gradients=True) or "")
     assert "on cpu" in (refusal() or "")
     assert refusal(device="meta") == "the kernels run on CUDA devices, and the planes are on meta"
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert "any order" in (refusal(requires_grad=True) or "")
+    finally:
+        torch.use_deterministic_algorithms(False)
     rays = torch.zeros(1, 2, 3)
     assert "Tensor" in (fused.why_not(rays, rays, rays, rays) or "")
 
