@@ -15,7 +15,9 @@ def draw_curves(run: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    history = read_history(run / "log.jsonl")
+    lines = read_history(run / "log.jsonl")
+    judged = [(line["step"], line["development_psnr"]) for line in lines if "development_psnr" in line]
+    history = [line for line in lines if "psnr" in line]
     steps = [line["step"] for line in history]
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -29,8 +31,11 @@ def draw_curves(run: Path) -> Path:
         values = np.array([line.get(name, np.nan) for line in history])
         axes.plot(steps, values, alpha=0.3, linewidth=0.8)
         axes.plot(steps, _smoothed(values), linewidth=1.6)
+        if name == "psnr" and judged:
+            axes.plot(*zip(*judged, strict=True), "o-", markersize=3, label="development objects")
+            axes.legend()
         axes.set(title=title, xlabel="step")
-        if name != "psnr":
+        if name != "psnr" and (values > 0).any():
             axes.set_yscale("log")
         axes.grid(alpha=0.3)
     with atomic_path(run / "curves.png") as temporary:

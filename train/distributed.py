@@ -70,6 +70,11 @@ def joined(device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def first_process() -> bool:
+    """Whether this is the one process, or the first that torchrun started; also where they have parted."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def share(objective: nn.Module, lrm: LRM, sharing: Sharing, world: World) -> nn.Module:
     """`objective`, a module around `lrm`, so that its backward pass leaves every process with the mean gradient.
 

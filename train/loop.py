@@ -123,6 +123,8 @@ class Trainer:
         saved = last = time.monotonic()
         skipped_in_a_row, verdict = 0, Verdict.GO_ON
         try:
+            if self.development is not None and self.progress.best is None:
+                self._judge(watch)  # what it begins from counts too: fine-tuning may only make it worse
             with interrupts() as interrupted:
                 while self.schedule.done(self.progress) < 1 and verdict is not Verdict.STOP:
                     if self.stage is not stage:

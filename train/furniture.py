@@ -1,0 +1,203 @@
+"""`python -m train.furniture --shards shards/ --init runs/general --out runs/furniture`: fine-tunes a model on a few categories.
+
+The categories are data (`--categories`, by default datasets/furniture.toml: tables, chairs, bookshelves, beds, sofas). Each is
+drawn equally often, however many objects it has. The settings are those that suit tens or hundreds of objects: a low learning
+rate, lower still near the picture, mirrored and disturbed samples, a moving average of the weights, and, with --dev-uids, the
+model that did best on objects it did not see, which may be the one it began from. Objects in --judge-uids are judged before and
+after, by category.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets.augmentation import STRONG, Augmentation
+from datasets.catalogue import read_uids
+from datasets.categories import FURNITURE, Categories, read_categories
+from datasets.shards import ShardSet, found
+from train import checkpoints
+from train.development import DevelopmentConfig
+from train.distributed import first_process
+from train.evaluate import EvaluateConfig, evaluate, names
+from train.losses import LossWeights
+from train.lrm import TrainConfig, train
+from train.optimiser import Frozen, OptimiserConfig
+from train.recipes import RECIPES
+from train.summary import Rows, table
+from turntable import config as command_line
+from turntable.config import Location
+from turntable.errors import EXIT_OK, UserError
+from turntable.files import write_json, write_text
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FurnitureConfig:
+    """Fine-tunes a model on the objects of a few categories."""
+
+    shards: Location
+    """Shards that hold the objects; others in them are left alone."""
+    init: Path
+    """The model to begin from: a run, a file, a published model's name."""
+    out: Path
+    """The run's folder; report/ in it holds the figures before and after."""
+    categories: Path = FURNITURE
+    """A TOML file: which LVIS classes make which category."""
+    uids: Path | None = None
+    """Train on these of them only."""
+    dev_uids: Path | None = None
+    """Objects that choose the best model and end the run; they are not trained on."""
+    judge_uids: Path | None = None
+    """Objects that are judged before and after; they are not trained on."""
+    general: Location | None = None
+    """Shards that the model was trained on before; some of each step's objects are drawn from them, so that it forgets less."""
+    general_share: float = 0.5
+    """Draws from --general for one draw from the categories."""
+    model: Literal["tiny", "small", "base", "large", "paper"] = "tiny"
+    """Whose recipe (batch, views, rays) to follow."""
+    steps: int = 1500
+    """Optimiser steps at most."""
+    minutes: float | None = None
+    """Minutes at most."""
+    learning_rate: float | None = None
+    """Peak; left out: a fifth of the recipe's."""
+    freeze: Frozen = "none"
+    """Parts that stay as they are."""
+    layer_decay: float = 0.85
+    """The learning rate of each layer is so many times that of the next one."""
+    average: float = 0.99
+    """Decay a step of the moving average of the weights."""
+    dev_every: int = 100
+    """Steps between two judgements on the development objects."""
+    patience: int = 6
+    """Stop after so many judgements without a better one."""
+    augment: Augmentation = STRONG
+    """What is changed at random."""
+    weights: LossWeights = field(default_factory=LossWeights)
+    """The loss's terms."""
+    input_view: int = 0
+    """The view that is given when the objects are judged."""
+    workers: int = 0
+    """Loader processes."""
+    threads: int | None = None
+    """torch's CPU threads."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is one."""
+    resume: bool = False
+    """Continue the run in --out."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.general_share <= 0:
+            raise ValueError(f"general_share must be above 0, got {self.general_share}; leave --general out instead")
+
+
+def training_list(config: FurnitureConfig, categories: Categories) -> list[str]:
+    """Lines of a list of uids with weights: every category is drawn equally often; the general objects equally often each.
+
+    A category without an object is a UserError.
+    """
+    left_out = {uid for path in (config.dev_uids, config.judge_uids) if path for uid in read_uids(path)}
+    shards = ShardSet(config.shards)
+    kinds = {
+        shards.uids[index]: categories.of(shards.record(index))
+        for index in shards.listed(config.uids)
+        if shards.uids[index] not in left_out
+    }
+    counts = Counter(kind for kind in kinds.values() if kind)
+    missing = [name for name in categories.members if not counts[name]]
+    if missing:
+        raise UserError(
+            f"{config.shards}: no object to train on of {', '.join(missing)} ({config.categories.name}); add some, or leave the"
+            " category out of a copy of that file"
+        )
+    log.info("training objects: %s", ", ".join(f"{counts[name]} {name}" for name in categories.members))
+    lines = [f"{uid} {1 / counts[kind]:.6g}" for uid, kind in kinds.items() if kind]
+    if config.general is not None:
+        others = ShardSet(found(config.general)).uids
+        lines += [uid for uid in others if uid not in left_out and not kinds.get(uid)]
+    return lines
+
+
+def training(config: FurnitureConfig, listed: Path) -> TrainConfig:
+    """The run of `train.lrm` that this is."""
+    rate = config.learning_rate or RECIPES[config.model].learning_rate / 5
+    development = DevelopmentConfig(config.dev_uids, config.dev_every, config.patience if config.dev_uids else 0)
+    return TrainConfig(
+        shards=config.shards,
+        out=config.out,
+        model=config.model,
+        init=config.init,
+        uids=listed,
+        mix=(f"{config.general}={config.general_share}",) if config.general is not None else (),
+        development=development,
+        steps=config.steps,
+        minutes=config.minutes,
+        resume=config.resume,
+        optimiser=OptimiserConfig(rate, average=config.average, freeze=config.freeze, layer_decay=config.layer_decay),
+        augment=config.augment,
+        weights=config.weights,
+        workers=config.workers,
+        threads=config.threads,
+        device=config.device,
+        seed=config.seed,
+    )
+
+
+def compare(config: FurnitureConfig, listed: Path) -> dict[str, Any]:
+    """Judges the model before and after on --judge-uids; writes report/ and returns its figures."""
+    best = config.out / checkpoints.BEST_NAME
+    after = best if best.is_file() else config.out
+    models = (config.init, after)
+    result = evaluate(
+        EvaluateConfig(
+            checkpoint=models,
+            shards=Path(config.shards),
+            out=config.out / "report",
+            uids=config.judge_uids,
+            categories=config.categories,
+            input_view=config.input_view,
+            held_out_views=0,
+            training_uids=listed if config.general is None else None,
+            device=config.device,
+        )
+    )
+    rows = before_and_after(result["summary"], names(models))
+    write_text(config.out / "report" / "before-after.txt", table(rows) + "\n")
+    write_json(config.out / "report" / "before-after.json", rows)
+    print(f"\n{table(rows)}")
+    return result
+
+
+def before_and_after(summary: dict[str, Any], models: list[str]) -> Rows:
+    """Rows of each category before and after, and of all objects."""
+    rows: Rows = {}
+    parts = {**summary["classes"], "all": summary}
+    for name, part in parts.items():
+        for when, model in zip(("before", "after"), models, strict=True):
+            rows[f"{name} ({part['objects']}), {when}"] = part["rows"][model]
+    return rows
+
+
+def main() -> int:
+    return tune(command_line.parse(FurnitureConfig, "Fine-tune a model on a few categories."))
+
+
+def tune(config: FurnitureConfig) -> int:
+    """Fine-tunes, and judges where there is something to judge on."""
+    categories = read_categories(config.categories)
+    listed = config.out / "train-uids.txt"
+    write_text(listed, "\n".join(training_list(config, categories)) + "\n")
+    train(training(config, listed))
+    if config.judge_uids is not None and first_process():
+        compare(config, listed)
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    command_line.run(main)
