@@ -12,6 +12,8 @@ from turntable.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".apng", ".jfif", ".ppm")
 """Files of a folder that are taken for pictures. What is named on its own is read whatever it is called."""
+CAPTURES = "captures"
+"""The folder of rendered views, beside the results."""
 
 
 def sources(inputs: Sequence[Path]) -> tuple[list[Source], list[Path]]:
@@ -44,7 +46,7 @@ def names(pictures: Sequence[Path]) -> list[str]:
     too, with a number made of its whole path. Capitals make no difference: they make none on many disks.
     """
     paths = [path.resolve() for path in pictures]
-    chosen = [path.stem for path in paths]
+    chosen = [_safe(path.stem) for path in paths]
     for longer in (_with_folder, _with_number):
         count = Counter(name.casefold() for name in chosen)
         chosen = [
@@ -53,8 +55,14 @@ def names(pictures: Sequence[Path]) -> list[str]:
     return chosen
 
 
+def _safe(stem: str) -> str:
+    """A name that leads to no other place (`..png` has the stem `.`), and not to the folder of captures."""
+    name = stem.lstrip(".") or "picture"
+    return f"{name}_" if name.casefold() == CAPTURES else name
+
+
 def _with_folder(path: Path) -> str:
-    return "_".join([path.parent.name, path.name.replace(".", "-")]).lstrip("_")
+    return _safe("_".join([path.parent.name, path.name.replace(".", "-")]).lstrip("_"))
 
 
 def _with_number(path: Path) -> str:

@@ -18,20 +18,29 @@ ELEVATION = 20.0
 FIELD_CAPTIONS = ["input", "input camera", "front", "right", "back", "left", "matte, framed", *["normals"] * 5]
 
 
-def whole_view(distance: float) -> np.ndarray:
-    """(4,) intrinsics that show the whole bounding sphere, and so the object from any side, at a distance above 1."""
-    return cameras.intrinsics_from_fov(2 * np.rad2deg(np.arcsin(1 / distance)))
+def whole_view(distance: float, radius: float = 1.0) -> np.ndarray:
+    """(4,) intrinsics that show the whole sphere around the origin, and so the object from any side, from outside of it."""
+    return cameras.intrinsics_from_fov(2 * np.rad2deg(np.arcsin(radius / distance)))
 
 
-def ring(framed: Framed, count: int) -> list[np.ndarray]:
-    """`count` cameras (3, 4), in the field's canonical frame, around the upright object at the input camera's distance."""
-    return video.ring(count, ELEVATION, framed.distance, cameras.invert(framed.upright_from_canonical))
+def reach(result: Reconstruction) -> float:
+    """The object's bounding sphere around the origin: 1, or more where a field fills its box's corners."""
+    return max(float(np.linalg.norm(result.shape.vertices, axis=1).max()), 1.0)
+
+
+def ring(framed: Framed, count: int, radius: float = 1.0) -> tuple[list[np.ndarray], np.ndarray]:
+    """`count` cameras (3, 4), in the field's canonical frame, around the upright object; and the (4,) intrinsics that show it whole.
+
+    They stand as far away as the input camera, or as the object's radius asks for.
+    """
+    distance = max(framed.distance, 1.2 * radius)
+    poses = video.ring(count, ELEVATION, distance, cameras.invert(framed.upright_from_canonical))
+    return poses, whole_view(distance, radius)
 
 
 def turntable_frames(result: Reconstruction, count: int, size: int, samples: int) -> Iterator[np.ndarray]:
     """(size, size, 3) uint8 frames of one turn, made as they are asked for."""
-    lens = whole_view(result.framed.distance)
-    poses = ring(result.framed, count)
+    poses, lens = ring(result.framed, count, reach(result))
     views = video.render_ring(result.field, result.planes, poses, lens, size, samples, result.occupancy)
     return map(video.picture, views)
 
@@ -39,8 +48,8 @@ def turntable_frames(result: Reconstruction, count: int, size: int, samples: int
 def preview(result: Reconstruction, size: int, samples: int) -> np.ndarray:
     """(H, W, 3) uint8: the picture and its matte; from the input's camera and four sides the rendered field, its normals, the mesh."""
     framed = result.framed
-    rows = field_rows(result.field, result.planes, framed, size, samples, result.occupancy)
-    poses, lenses = preview_cameras(framed)
+    poses, lenses = preview_cameras(framed, reach(result))
+    rows = field_rows(result.field, result.planes, framed, size, samples, (poses, lenses), result.occupancy)
     upright = [cameras.compose(framed.upright_from_canonical, pose) for pose in poses]
     plain = drawing.shown(result.surface, upright[0], lenses[0], size, plain=True)
     rows += [plain, *(drawing.shown(result.surface, *camera, size) for camera in zip(upright, lenses, strict=True))]
@@ -50,13 +59,15 @@ def preview(result: Reconstruction, size: int, samples: int) -> np.ndarray:
 
 def preview_without_surface(field: volume.Field, planes: Tensor, framed: Framed, size: int, samples: int) -> np.ndarray:
     """(H, W, 3) uint8: the preview of a field that has no surface."""
-    return contact_sheet(field_rows(field, planes, framed, size, samples, None), 6, FIELD_CAPTIONS)
+    return contact_sheet(
+        field_rows(field, planes, framed, size, samples, preview_cameras(framed, 1.0), None), 6, FIELD_CAPTIONS
+    )
 
 
-def preview_cameras(framed: Framed) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def preview_cameras(framed: Framed, radius: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Poses (3, 4) in the canonical frame and intrinsics (4,): the input's camera and four sides."""
-    lens = whole_view(framed.distance)
-    return [framed.canonical_from_camera, *ring(framed, 4)], [framed.intrinsics, lens, lens, lens, lens]
+    sides, lens = ring(framed, 4, radius)
+    return [framed.canonical_from_camera, *sides], [framed.intrinsics, lens, lens, lens, lens]
 
 
 def field_rows(
@@ -65,10 +76,11 @@ def field_rows(
     framed: Framed,
     size: int,
     samples: int,
+    seen_from: tuple[list[np.ndarray], list[np.ndarray]],
     occupancy: volume.Occupancy | None,
 ) -> list[np.ndarray]:
     """Twelve pictures (size, size, 3) uint8: the input and the rendered field, the matte and the field's normals."""
-    poses, lenses = preview_cameras(framed)
+    poses, lenses = seen_from
     views = [
         volume.render_view(field, planes, pose, lens, size, samples, occupancy=occupancy)
         for pose, lens in zip(poses, lenses, strict=True)

@@ -153,7 +153,7 @@ def _written(
     if isinstance(result, Failure):
         results.write_failure(result, folder, options.output, model)
         return result
-    arguments = result, folder, options.out / "captures", options.output, model, identity
+    arguments = result, folder, options.out / inputs.CAPTURES, options.output, model, identity
     return pipeline.attempt(result.source, Stages(seconds=result.seconds), partial(results.write, *arguments))
 
 

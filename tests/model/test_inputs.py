@@ -58,5 +58,11 @@ def test_names_differ_and_do_not_depend_on_the_order(pictures):
     assert all("/" not in name and name not in (".", "..") for name in expected.values())
 
 
+@pytest.mark.parametrize("picture", ["..png", "...png", ".hidden", "captures.png", "Captures.jpg"])
+def test_no_name_leads_elsewhere(picture):
+    (name,) = names([Path("/data") / picture])
+    assert name.strip(".") and not name.startswith(".") and name.casefold() != "captures"
+
+
 def test_a_name_that_no_other_has_stays_short():
     assert names([Path("/data/x/a.png"), Path("/data/y/a.png"), Path("/data/y/b.png")])[2] == "b"

@@ -28,6 +28,7 @@ from model.photograph import Photograph
 from model.pipeline import Failure, Source, SurfaceSettings
 from preprocess import captures as preprocess_captures
 from tests.conftest import ROOT
+from tests.model import foreign
 from tests.model.test_reconstruct import SMALL, TYPICAL
 from turntable import cameras, geometry
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, EXIT_USAGE, UserError
@@ -157,6 +158,23 @@ def test_captures_become_shards(pictures, checkpoint, tmp_path, monkeypatch):
     assert Objects(shards).record(0)["source"] == "reconstruction"
     with CaptureReader(next((tmp_path / "out" / "captures").glob("??/*.zip"))) as capture:
         assert capture.record["licence"] == "unknown" and capture.record["name"] in ("red", "blue")
+
+
+@pytest.mark.parametrize("family", ["openlrm", "triposr"])
+def test_published_layouts_go_the_whole_way(family, pictures, tmp_path, monkeypatch, capsys):
+    """Random weights: a density near its bias everywhere, in the whole box."""
+    folder = getattr(foreign, f"write_{family}")(tmp_path / family)
+    out = tmp_path / "out"
+    quick = ["--resolution", "20", "--frames", "0", "--frame-size", "16", "--samples", "8", "--texture", "32"]
+    same = [pictures / "red.png", "--checkpoint", folder, "--out", out, *quick, "--level", "0.01", "--views", "2"]
+    assert run(monkeypatch, *same, "--view-size", "16") == EXIT_OK, capsys.readouterr().err
+    record = json.loads((out / results.RECORD).read_text())
+    assert record["checkpoint"]["family"].lower() == family
+    assert record["camera"]["told_to_network"] is (family == "openlrm")
+    assert verify(out / "captures").damage == []
+    if family == "triposr":
+        with pytest.raises(UserError, match="leave --fov and --distance out"):
+            run(monkeypatch, *same, "--fov", "40", "--overwrite")
 
 
 def test_an_empty_result_says_the_level_that_would_do_and_shows_the_field(
