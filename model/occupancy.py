@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.chunks import default_chunk, in_chunks
 from model.rays import sample_distances
 
 
@@ -49,3 +51,43 @@ class Occupancy:
         index = ((points + 1) * (n / 2)).long().clamp_(0, n - 1)
         flat = (index[..., 0] * n + index[..., 1]) * n + index[..., 2]
         return self.grid.flatten(1).gather(1, flat)
+
+
+class DensityField(Protocol):
+    """What an occupancy can be made of. `TriplaneField` is one."""
+
+    def project(self, planes: Tensor, density_only: bool = False) -> Any:
+        """Whatever of the planes is computed once for all points."""
+
+    def evaluate_density(self, table: Any, points: Tensor, owners: Tensor) -> Tensor:
+        """Points (M, 3) of objects (M,) -> density (M,)."""
+
+
+THRESHOLD = 0.01
+"""Density, 1 / object unit, that counts as something: a haze thinner than this dims the longest ray by 3 % at most."""
+
+
+@torch.no_grad()
+def occupied(
+    field: DensityField, planes: Tensor, resolution: int | None = None, threshold: float = THRESHOLD
+) -> Occupancy:
+    """Where the density of B objects' planes (B, 3, C, R, R) is above `threshold`, for rendering many views of them.
+
+    The density is taken at the centres of voxels, by default as many a side as the planes have texels, and what is found is
+    widened by a voxel to all sides: between two texels the features run straight, and the density does not leap far.
+    """
+    n = resolution or planes.shape[-1]
+    table = field.project(planes, density_only=True)
+    axis = (torch.arange(n, device=planes.device) + 0.5) * (2 / n) - 1
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).view(-1, 3)
+    grids = []
+    for owner in range(len(planes)):
+
+        def above(part: slice, owner: int = owner) -> Tensor:
+            owners = torch.full((part.stop - part.start,), owner, device=planes.device)
+            return field.evaluate_density(table, points[part], owners) > threshold
+
+        found = torch.cat(list(in_chunks(above, len(points), default_chunk(planes.device))))
+        grids.append(F.max_pool3d(found.view(1, 1, n, n, n).float(), 3, stride=1, padding=1)[0, 0] > 0)
+    turn = torch.eye(3, device=planes.device).expand(len(planes), 3, 3)
+    return Occupancy(torch.stack(grids), turn)

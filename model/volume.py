@@ -19,17 +19,21 @@ Nearly all the time goes into the field's network, so what counts is how few sam
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model import fused
 from model.chunks import default_chunk, evaluated, in_chunks
 from model.march import GRADIENT_CUT, PICTURE_CUT, Field, FirstPass, Marcher, Rays, sample_weights
 from model.occupancy import Occupancy
 from model.rays import Generators, clip, sample_distances
+from model.triplane import TriplaneField
 from turntable import cameras
+from turntable.errors import UserError
 
 __all__ = ["Field", "Occupancy", "Rendering", "clip", "planar_depth", "render", "render_view", "sample_distances"]
 
@@ -37,6 +41,8 @@ NORMAL_STEP = 1 / 64
 """Object units to both sides over which the density's gradient is taken: half a texel of planes 64 wide."""
 NORMAL_WEIGHT = 1e-3
 """Samples of less weight say nothing about the normal."""
+
+Kernel = Literal["auto", "plain", "fused"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ def render(
     first_pass: FirstPass = "auto",
     normals: bool = False,
     chunk: int | None = None,
+    kernel: Kernel = "auto",
 ) -> Rendering:
     """Renders rays of B objects; the views of an object are flattened into its rays.
 
@@ -77,8 +84,12 @@ def render(
     module). `chunk` is the number of points evaluated at a time, and of points whose activations are kept for the backward pass;
     it changes no result. Computes in float32 (float64 where the rays are) under autocast too.
 
-    On CUDA the host waits where samples are dropped, since how many are left decides the shapes of all that follows: once a
-    chunk of rays for an occupancy, and some times more for a first pass. Without either it never waits.
+    `kernel` decides what runs: the code of this module ("plain"), or the kernels of `model.fused`, which raise UserError
+    where they cannot ("fused"). By default those run on CUDA, where they can and no normals are asked for. They need no first
+    pass.
+
+    On CUDA the plain path waits for the device where samples are dropped, since how many are left decides the shapes of all
+    that follows: once a chunk of rays for an occupancy, and some times more for a first pass. Without either it never waits.
     """
     with torch.autocast(origins.device.type, enabled=False):
         table = field.project(planes)
@@ -86,34 +97,54 @@ def render(
         cut = GRADIENT_CUT if graded else PICTURE_CUT
         marcher = Marcher(field, table, occupancy, chunk or default_chunk(origins.device), cut)
         rays = marcher.sampled(origins, directions, samples, importance, generator)
-        return _composite(marcher, rays, marcher.chosen(rays, first_pass), background, normals)
-
-
-def _composite(marcher: Marcher, rays: Rays, index: Tensor, background: float, normals: bool) -> Rendering:
-    """Sums over the samples `index` of the flattened B · R · S."""
-    b, r, s = rays.distances.shape
-    field, table = marcher.field, marcher.table
-    points, owners, paths = rays.at(index)
-    density, colour = evaluated(field, field.evaluate, table, points, owners, marcher.chunk)
-    thickness = density.new_zeros(b * r * s).index_put((index,), density * paths)
-    weights = sample_weights(thickness.view(b * r, s))
-    opacity = weights.sum(dim=1)
-    seen = (weights * rays.distances.view(b * r, s)).sum(dim=1)
-    ray = torch.div(index, s, rounding_mode="floor")
-    own = weights.view(-1)[index]
-    light = colour.new_zeros(b * r, 3).index_add(0, ray, own[:, None] * colour)
-    normal = None
-    if normals:
-        telling = (own > NORMAL_WEIGHT).nonzero()[:, 0]
-        rising = _density_gradient(marcher, points[telling], owners[telling])
-        total = light.new_zeros(b * r, 3).index_add(0, ray[telling], own[telling, None] * rising)
-        normal = -F.normalize(total, dim=1).view(b, r, 3)
+        if _runs_fused(kernel, marcher, rays, normals):
+            assert isinstance(field, TriplaneField)
+            light, opacity, seen = fused.march(
+                field, table, origins, directions, rays.distances, rays.paths, occupancy, cut.light
+            )
+            normal = None
+        else:
+            light, opacity, seen, normal = _plain_sums(marcher, rays, first_pass, normals)
     return Rendering(
-        colour=(light + background * (1 - opacity)[:, None]).view(b, r, 3),
-        opacity=opacity.view(b, r),
-        depth=(seen / opacity.clamp(min=1e-6)).view(b, r),
+        colour=light + background * (1 - opacity)[..., None],
+        opacity=opacity,
+        depth=seen / opacity.clamp(min=1e-6),
         normal=normal,
     )
+
+
+def _runs_fused(kernel: Kernel, marcher: Marcher, rays: Rays, normals: bool) -> bool:
+    rows = marcher.table.rows
+    if kernel == "plain" or (kernel == "auto" and (normals or not rows.is_cuda)):
+        return False
+    reason = fused.why_not(marcher.field, rows, rays.origins, rays.directions)
+    if normals:
+        reason = "the kernels give no normals"
+    if kernel == "fused" and reason:
+        raise UserError(f'kernel="fused" cannot render this: {reason}; ask for kernel="plain", or "auto"')
+    return reason is None
+
+
+def _plain_sums(
+    marcher: Marcher, rays: Rays, first_pass: FirstPass, normals: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Light (B, R, 3), opacity (B, R), Σ weight × distance (B, R); and normals (B, R, 3) or None."""
+    b, r, s = rays.distances.shape
+    index = marcher.chosen(rays, first_pass)
+    points, owners, paths = rays.at(index)
+    density, colour = evaluated(marcher.field, marcher.field.evaluate, marcher.table, points, owners, marcher.chunk)
+    thickness = density.new_zeros(b * r * s).index_put((index,), density * paths)
+    weights = sample_weights(thickness.view(b * r, s)).view(b, r, s)
+    ray = torch.div(index, s, rounding_mode="floor")
+    own = weights.view(-1)[index, None]
+    light = colour.new_zeros(b * r, 3).index_add(0, ray, own * colour)
+    normal = None
+    if normals:
+        telling = (own[:, 0] > NORMAL_WEIGHT).nonzero()[:, 0]
+        rising = _density_gradient(marcher, points[telling], owners[telling])
+        total = torch.zeros_like(light).index_add(0, ray[telling], own[telling] * rising)
+        normal = -F.normalize(total, dim=1).view(b, r, 3)
+    return light.view(b, r, 3), weights.sum(dim=2), (weights * rays.distances).sum(dim=2), normal
 
 
 def _density_gradient(marcher: Marcher, points: Tensor, owners: Tensor) -> Tensor:
@@ -138,6 +169,7 @@ def render_view(
     *,
     importance: int = 0,
     normals: bool = False,
+    kernel: Kernel = "auto",
 ) -> Rendering:
     """One picture of one object, without gradients: planes (1, …), camera (3, 4) and (4,) -> fields of shape (size, size, …).
 
@@ -157,7 +189,18 @@ def render_view(
 
     def seen(part: slice) -> Tensor:
         o, d = origins[hit[part]][None], directions[hit[part]][None]
-        found = render(field, planes, o, d, samples, background, occupancy, importance=importance, normals=normals)
+        found = render(
+            field,
+            planes,
+            o,
+            d,
+            samples,
+            background,
+            occupancy,
+            importance=importance,
+            normals=normals,
+            kernel=kernel,
+        )
         columns = [found.colour[0], found.opacity[0, :, None], found.depth[0, :, None]]
         return torch.cat(columns if found.normal is None else [*columns, found.normal[0]], dim=1)
 
