@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from datasets import samples
-from model import volume
+from model import occupancy, volume
 from model.lrm import LRM
 from turntable import report
 
@@ -25,7 +25,15 @@ def picture_grid(lrm: LRM, data: samples.ShardSamples, samples_per_ray: int, obj
         last = data.shards.view_count(index) - 1
         target = samples.target_view(data.shards, index, last, size, given.canonical_from_world)
         planes = lrm.planes(given.image[None].to(device), given.camera[None].to(device)).float()
-        view = volume.render_view(lrm.field, planes, target.world_from_camera, target.intrinsics, size, samples_per_ray)
+        view = volume.render_view(
+            lrm.field,
+            planes,
+            target.world_from_camera,
+            target.intrinsics,
+            size,
+            samples_per_ray,
+            occupancy=occupancy.occupied(lrm.field, planes),
+        )
         seen = torch.nn.functional.interpolate(given.image[None], (size, size), mode="area")[0].permute(1, 2, 0)
         pictures += [seen.numpy(), target.rgb, view.colour.cpu().numpy()]
     as_bytes = [(np.clip(picture, 0, 1) * 255).round().astype(np.uint8) for picture in pictures]

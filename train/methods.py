@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datasets import samples
 from datasets.shards import ShardSet
-from model import mesh, volume
+from model import mesh, occupancy, volume
 from model.lrm import LRM
 from model.placement import SupposedCamera, camera_in_field, object_from_field
 from train.baselines import MeanShapes, TrainingSet, turned
@@ -104,6 +104,7 @@ class ModelMethod:
     def pictures(self, answer: Answer, targets: list[samples.TargetView]) -> list[np.ndarray]:
         """(S, S, 3) a target, rendered from cameras in the canonical frame."""
         rendered = []
+        voxels = occupancy.occupied(self.lrm.field, answer.planes) if targets else None
         for target in targets:
             placed = camera_in_field(target.world_from_camera, answer.canonical_from_field)
             pose, lens = (torch.as_tensor(a, dtype=torch.float32) for a in (placed, target.intrinsics))
@@ -114,6 +115,7 @@ class ModelMethod:
                 lens.to(self.device),
                 len(target.rgb),
                 self.samples_per_ray,
+                occupancy=voxels,
             )
             rendered.append(view.colour.cpu().numpy())
         return rendered
