@@ -97,7 +97,23 @@ def unwrapped(surface: Mesh, size: int) -> tuple[np.ndarray, np.ndarray, np.ndar
         uv_vertices.append(vertices[origin])
         uv_faces[part] = faces.astype(np.int64) + count
         count += len(places)
-    return np.concatenate(uv), np.concatenate(uv_vertices), uv_faces
+    return _with_slivers(np.concatenate(uv), np.concatenate(uv_vertices), uv_faces)
+
+
+def _with_slivers(
+    uv: np.ndarray, uv_vertices: np.ndarray, uv_faces: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """xatlas leaves faces almost without area at the texture's corner: they get the one place of one of their vertices."""
+    a, b, c = uv[uv_faces].astype(np.float64).swapaxes(0, 1)
+    flat = (b - a)[:, 0] * (c - a)[:, 1] == (b - a)[:, 1] * (c - a)[:, 0]
+    place = np.full(uv_vertices.max() + 1, -1)
+    place[uv_vertices[uv_faces[~flat]]] = uv_faces[~flat]
+    corners = uv_vertices[uv_faces[flat]]
+    # Of a vertex that only such faces have, nothing is known; -1 then names the last place of all.
+    chosen = place[corners].max(axis=1)
+    faces = uv_faces.copy()
+    faces[flat] = len(uv) + np.arange(corners.size).reshape(-1, 3)
+    return np.concatenate([uv, uv[chosen.repeat(3)]]), np.concatenate([uv_vertices, corners.reshape(-1)]), faces
 
 
 def neighbourhoods(surface: Mesh, largest: int) -> list[np.ndarray]:
