@@ -32,6 +32,7 @@ STAGES = ("read", "matte", "frame", "planes", "mesh", "texture", "write", "video
 """In their order, for the progress bar."""
 FILES_LIVE_S = 3600
 MATTE_SIZE = 256
+FPS = 12
 MATTE_LABEL = "The object is found by"
 FONT = ("ui-sans-serif", "system-ui", "sans-serif")
 MONOSPACE = ("ui-monospace", "monospace")
@@ -129,7 +130,7 @@ def reconstructed(model: Model, wish: Wish, options: AppConfig, folder: Path, st
     with stages("video"):
         shown.turning = folder / "turntable.mp4"
         frames = preview.turntable_frames(result, options.frames, options.frame_size, options.samples)
-        video.write_video(shown.turning, frames, options.frame_size)
+        video.write_video(shown.turning, frames, options.frame_size, FPS)
     shown.said = f"{summary(result)}{doubts}"
     yield shown
 
@@ -182,7 +183,7 @@ def build(model: Model, options: AppConfig, folder: Path) -> Any:
                 # The file as it was dropped: `model.photos` reads it with its own limits, and says what is wrong with it.
                 picture.preprocess = lambda payload: payload and payload.path  # type: ignore
                 matte = gr.Dropdown(list(options.mattes), label=MATTE_LABEL, elem_id="matte")
-                angle = gr.Slider(-90, 90, elevation, step=1, label="Elevation of the camera, degrees")
+                angle = gr.Slider(-90, 90, elevation, step=1, label="Elevation, degrees")
                 start = gr.Button("Reconstruct", variant="primary", elem_id="start")
                 with gr.Accordion("Options", open=False):
                     resolution = gr.Slider(32, 512, first.resolution, step=32, label="Points of the grid along a side")
