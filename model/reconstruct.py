@@ -135,6 +135,7 @@ def run(options: ReconstructConfig, sources: list[Source], folders: dict[str, Pa
     if not left:
         return tally
     model = pipeline.load(options.checkpoint, options.device)
+    print(f"{len(left)} to reconstruct on {model.device}", flush=True)
     for result in pipeline.reconstruct(model, left, options.photograph, options.surface, options.batch):
         folder, identity = folders[result.source.name], identities[result.source.name]
         written = _written(result, folder, options, model, identity)
@@ -153,7 +154,7 @@ def _written(
     if isinstance(result, Failure):
         results.write_failure(result, folder, options.output, model)
         return result
-    arguments = result, folder, options.out / inputs.CAPTURES, options.output, model, identity
+    arguments = result, folder, options.out, options.output, model, identity
     return pipeline.attempt(result.source, Stages(seconds=result.seconds), partial(results.write, *arguments))
 
 
@@ -169,7 +170,7 @@ def _missing(
     for source in sources:
         identity, folder = identities[source.name], folders[source.name]
         try:
-            if not options.overwrite and results.is_complete(folder, identity):
+            if not options.overwrite and results.is_complete(folder, options.out, identity):
                 tally.skipped += 1
             else:
                 left.append(source)

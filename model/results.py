@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from model import mesh_files, preview, video, views
+from model.inputs import CAPTURES
 from model.mesh import TexturedMesh
 from model.pipeline import Failure, Model, Reconstruction, Source, Stages
 from turntable.errors import UserError
@@ -80,8 +82,8 @@ class OtherSettingsError(UserError):
     reason = "other-settings"
 
 
-def is_complete(folder: Path, identity: Identity) -> bool:
-    """Whether the folder holds this very result, whole. Raises `OtherSettingsError` where it holds another."""
+def is_complete(folder: Path, out: Path, identity: Identity) -> bool:
+    """Whether the folder, in or at the run's `out`, holds this very result, whole. Raises `OtherSettingsError` for another."""
     if not (folder / RECORD).is_file():
         return False
     found = read_json(folder / RECORD)
@@ -92,7 +94,18 @@ def is_complete(folder: Path, identity: Identity) -> bool:
         raise OtherSettingsError(
             f"{folder} holds results of something else ({what}); add --overwrite to replace them, or choose another --out"
         )
-    return all((folder / name).is_file() for name in found.get("files", []))
+    return all(path.is_file() for path in _named_files(found, folder, out))
+
+
+def _named_files(record: Any, folder: Path, out: Path) -> list[Path]:
+    """The files that a record names, those alone that lie in the folder or, a capture, in `out`."""
+    if not isinstance(record, dict):
+        return []
+    files = record.get("files", [])
+    named = [(folder, str(name)) for name in (files if isinstance(files, list) else [])]
+    if isinstance(record.get("capture"), str):
+        named.append((out, record["capture"]))
+    return [root / name for root, name in named if (root / name).resolve().is_relative_to(root.resolve())]
 
 
 def _difference(name: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:
@@ -113,23 +126,21 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def clear(folder: Path) -> None:
+def clear(folder: Path, out: Path) -> None:
     """Removes what an earlier run's record names, the record first; nothing else."""
     if not (folder / RECORD).is_file():
         return
     found = read_json(folder / RECORD)
     (folder / RECORD).unlink()
-    for name in found.get("files", []) if isinstance(found, dict) else []:
-        path = folder / str(name)
-        if path.resolve().is_relative_to(folder.resolve()):
-            path.unlink(missing_ok=True)
+    for path in _named_files(found, folder, out):
+        path.unlink(missing_ok=True)
 
 
 def write(
-    result: Reconstruction, folder: Path, captures: Path, output: OutputSettings, model: Model, identity: Identity
+    result: Reconstruction, folder: Path, out: Path, output: OutputSettings, model: Model, identity: Identity
 ) -> dict[str, Any]:
-    """Writes everything into `folder`, a capture of rendered views into `captures`; returns what `reconstruction.json` says."""
-    clear(folder)
+    """Writes everything into `folder`, a capture of rendered views below `out`; returns what `reconstruction.json` says."""
+    clear(folder, out)
     folder.mkdir(parents=True, exist_ok=True)
     stages = Stages(seconds=result.seconds)
     files = []
@@ -143,7 +154,7 @@ def write(
         sheet = preview.preview(result, output.frame_size, output.samples)
         write_bytes(folder / "preview.png", encode_picture(sheet, ".png"))
         files.append("preview.png")
-        capture = _write_capture(result, captures, output, model, identity) if output.views else None
+        capture = _write_capture(result, out / CAPTURES, output, model, identity) if output.views else None
     if output.video and output.frames:
         with stages("video"):
             frames = preview.turntable_frames(result, output.frames, output.frame_size, output.samples)
@@ -151,7 +162,7 @@ def write(
             files.append("turntable.mp4")
     record = described(result, model) | identity.record() | {"files": files, "seconds": _rounded(stages.seconds)}
     if capture is not None:
-        record["capture"] = str(capture)
+        record["capture"] = capture.relative_to(out).as_posix()
     write_json(folder / RECORD, record)
     return record
 
@@ -224,6 +235,7 @@ def is_watertight(faces: np.ndarray) -> bool:
     return bool(np.array_equal(forth, back))
 
 
+@cache
 def versions() -> dict[str, str]:
     """Of what the numbers depend on."""
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__} | {

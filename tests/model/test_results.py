@@ -121,6 +121,8 @@ def test_rendered_views_are_a_sound_capture_of_the_mesh(pictures, checkpoint, tm
     out = tmp_path / "out"
     arguments = ["--checkpoint", checkpoint, "--out", out, *QUICK, "--views", "3", "--view-size", "24"]
     assert run(monkeypatch, pictures / "red.png", *arguments, "--elevation", "25") == EXIT_OK
+    # Another camera, another capture: the old one goes with the results that it belonged to.
+    assert run(monkeypatch, pictures / "red.png", *arguments, "--elevation", "20", "--overwrite") == EXIT_OK
     findings = verify(out / "captures")
     assert findings.objects == 1 and findings.views == 3 and findings.damage == []
     stored = Objects(out / "captures").open(0)
@@ -244,7 +246,7 @@ def test_a_run_that_is_interrupted_leaves_no_half_file_and_continues(pictures, c
 def test_an_old_record_that_is_no_json_is_named(tmp_path):
     (tmp_path / results.RECORD).write_text("{")
     with pytest.raises(UserError, match=r"reconstruction\.json: not valid JSON"):
-        results.is_complete(tmp_path, results.Identity("a", "b", {}))
+        results.is_complete(tmp_path, tmp_path, results.Identity("a", "b", {}))
 
 
 def test_a_record_cannot_have_files_elsewhere_removed(tmp_path):
@@ -252,10 +254,12 @@ def test_a_record_cannot_have_files_elsewhere_removed(tmp_path):
     keep.touch()
     folder = tmp_path / "out"
     folder.mkdir()
-    (folder / results.RECORD).write_text(json.dumps({"files": ["../keep.txt", str(keep), "mesh.glb"]}))
+    (folder / results.RECORD).write_text(
+        json.dumps({"files": ["../keep.txt", str(keep), "mesh.glb"], "capture": "../keep.txt"})
+    )
     (folder / "mesh.glb").touch()
     os.symlink(tmp_path, folder / "link")  # noqa: PTH211
-    results.clear(folder)
+    results.clear(folder, folder)
     assert keep.exists() and not (folder / "mesh.glb").exists()
 
 
