@@ -215,6 +215,14 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         }
         return mirrored(sample) if self.config.augment.mirror and rng.random() < 0.5 else sample
 
+    def bytes_when_full(self) -> float:
+        """What the cache will hold once every view has been drawn: decoded pictures, framed inputs, depth."""
+        sizes = [self.config.render_size, *self.config.further_sizes, self.config.input_size]
+        if self.config.with_depth:
+            sizes.append(max(self.shards.sizes))
+        views = sum(self.shards.view_count(index) for index in self.indices)
+        return min(self.config.cache_bytes, views * sum(4.0 * size**2 for size in sizes))
+
     def hull(self, index: int) -> np.ndarray:
         """(n, n, n) bool visual hull, world frame, of the views of object `index` that are not held out."""
         n = self.config.hull_resolution

@@ -18,7 +18,7 @@ from datasets.shards import ShardSet, found
 from datasets.storage import BlockCache
 from model.checkpoints import FILE_NAME, load_checkpoint
 from model.lrm import LRM, SIZES, LRMConfig
-from train import checkpoints, lpips, selftest, sets
+from train import checkpoints, lpips, plan, selftest, sets
 from train.checkpoints import State
 from train.curves import draw_curves
 from train.development import Development, DevelopmentConfig
@@ -84,6 +84,8 @@ class TrainConfig:
     """Optimiser steps."""
     minutes: float | None = None
     """Minutes of training; with --steps, whichever ends first."""
+    plan: bool = False
+    """Say what a step will take on this machine, and what would fit, and end."""
     resume: bool = False
     """Continue the run in --out from its newest checkpoint; a run that has none yet begins."""
     overfit: int = 0
@@ -148,7 +150,7 @@ class TrainConfig:
 
 
 FREE_ON_RESUME = {
-    "resume", "steps", "minutes", "threads", "workers", "save_minutes", "device", "shards", "cache", "micro_batch",
+    "resume", "steps", "minutes", "threads", "workers", "save_minutes", "device", "shards", "plan", "cache", "micro_batch",
     "sharing", "recompute",
 }  # fmt: skip
 """Fields that a continued run may change."""
@@ -332,6 +334,8 @@ def train(config: TrainConfig) -> int:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)  # densities and Adam's moments fade through denormal numbers, which CPUs crawl on
+    if config.plan:
+        return show_plan(config)
     with joined(choose_device(config.device, config.precision)[0]) as world:
         begun = _claim(config, world)
         shards = open_shards(config)
@@ -346,6 +350,15 @@ def train(config: TrainConfig) -> int:
         return EXIT_OK
     _conclude(config, trainer)
     return report_overfit(config, shards, indices) if config.overfit else EXIT_OK
+
+
+def show_plan(config: TrainConfig) -> int:
+    """Measures small steps and prints what the run's will take."""
+    shards = open_shards(config)
+    indices = sets.chosen_objects(shards, config.uids, config.development.dev_uids, config.overfit)
+    trainer = build_trainer(config, shards, indices)
+    print(plan.text(plan.measure(trainer), trainer))
+    return EXIT_OK
 
 
 def _claim(config: TrainConfig, world: World) -> bool:
