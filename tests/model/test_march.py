@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from model import march
 from model.triplane import FieldConfig, TriplaneConfig, TriplaneField
 from model.volume import render
-from tests.model.test_volume import rays, turned_occupancy
+from tests.model.test_volume import Recorder, rays, small_field, turned_occupancy
 
 
 def solid_field(region, heads="split", optical_path="length", density="exp") -> TriplaneField:
@@ -55,3 +57,83 @@ def test_what_is_left_out_does_not_show(region, heads, optical_path, density, im
     assert (exact.opacity - thrifty.opacity).abs().max() < bound
     for ours, theirs in zip(gradients, exact_gradients, strict=True):
         assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+
+
+def test_a_first_pass_is_made_where_few_samples_matter_and_not_in_a_haze():
+    origins, directions = rays(1, 400, seed=2)
+    planes = torch.zeros(1)
+    for density, skips in ((0.05, False), (500.0, True)):
+        field = Counter(density)
+        render(field, planes, origins, directions, 64)
+        assert field.asked < 64 * 400
+        hit = field.asked / (64 * int((march.clip(origins, directions, "box")[1] > 0).sum()))
+        assert (hit < 0.2) == skips, hit
+
+
+class Counter(Recorder):
+    """Counts the points that it was asked for with colour."""
+
+    asked = 0
+
+    def evaluate(self, table, points, owners):
+        self.asked += len(points)
+        return super().evaluate(table, points, owners)
+
+    def evaluate_density(self, table, points, owners):
+        return Recorder.evaluate(self, table, points, owners)[0]
+
+
+def test_what_lies_behind_an_opaque_wall_is_not_looked_at():
+    field = Recorder(1e3)
+    seen: list[torch.Tensor] = []
+
+    def watched(table, points, owners):
+        seen.append(points)
+        return Recorder.evaluate(field, table, points, owners)[0]
+
+    field.evaluate_density = watched  # type: ignore[method-assign]
+    origins, directions = torch.tensor([[[0.0, -3.0, 0.2]]]), torch.tensor([[[0.0, 1.0, 0.0]]])
+    result = render(field, torch.zeros(1), origins, directions, 600, first_pass="always")
+    assert result.opacity.item() == pytest.approx(1, abs=march.PICTURE_CUT.light)
+    assert torch.cat(seen)[:, 1].max() < -1 + 2 / march.ROUNDS
+    assert field.points[:, 1].max() < -1 + 2 * 10 / 600  # 10 samples of thickness 3.3 leave nothing
+
+
+def test_a_field_that_has_all_but_vanished_keeps_its_gradients():
+    field = small_field(3, "ball")
+    field.config = dataclasses.replace(field.config, density_bias=-14.0)  # a hundred-thousandth
+    planes = torch.randn(1, 3, 4, 4, 4, dtype=torch.float64, requires_grad=True)
+    origins, directions = rays(1, 40, seed=4)
+    found = {}
+    for first_pass in ("always", "never"):
+        opacity = render(field, planes, origins, directions, 16, first_pass=first_pass).opacity
+        assert 0 < opacity.max() < 1e-3
+        found[first_pass] = torch.autograd.grad(opacity.sum(), planes)[0]
+    assert found["never"].abs().max() > 0
+    torch.testing.assert_close(found["always"], found["never"], rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("region", ["ball", "box"])
+@pytest.mark.parametrize("chunk", [40, 700])
+def test_chunks_of_samples_change_no_result(region, chunk):
+    field = solid_field(region)
+    planes = torch.randn(2, 3, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    origins, directions = rays(2, 30, seed=5)
+    found = []
+    for size in (10**6, chunk):
+        seen = render(
+            field,
+            planes,
+            origins,
+            directions,
+            20,
+            occupancy=turned_occupancy(2, seed=6),
+            generator=torch.Generator().manual_seed(3),
+            importance=8,
+            first_pass="always",
+            chunk=size,
+        )
+        loss = seen.colour.square().sum() + seen.depth.sum()
+        found.append([seen.colour, seen.depth, *torch.autograd.grad(loss, [planes, *field.parameters()])])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -15,6 +15,7 @@ from model.lrm import FieldConfig, TriplaneConfig
 from model.triplane import Table, TriplaneField
 from model.volume import Occupancy, render
 from turntable import cameras
+from turntable.errors import UserError
 
 
 class Fog:
@@ -49,17 +50,29 @@ class Recorder(Fog):
 
 def slow_render(field, planes, origins, directions, samples, background, occupancy):
     """Sample by sample, ray by ray, as the formula reads: the light left over, times what a step absorbs."""
+
+    def steps(o: Tensor, d: Tensor) -> list[tuple[float, float]]:
+        near, far = slow_clip(o, d, field.region)
+        if far == near:
+            return []
+        length = far - near if field.optical_path == "length" else 1.0
+        return [(near + (i + 0.5) * (far - near) / samples, length / samples) for i in range(samples)]
+
+    along = [[steps(o, d) for o, d in zip(*pair, strict=True)] for pair in zip(origins, directions, strict=True)]
+    return slow_sums(field, planes, origins, directions, along, background, occupancy)
+
+
+def slow_sums(field, planes, origins, directions, along, background, occupancy):
+    """`along[b][r]`: (distance, path) of each sample of a ray, near to far."""
     colours, opacities, depths = [], [], []
     for b in range(len(origins)):
-        for o, d in zip(origins[b], directions[b], strict=True):
-            near, far = slow_clip(o, d, field.region)
+        for o, d, steps in zip(origins[b], directions[b], along[b], strict=True):
             left, colour, depth = (
                 torch.ones((), dtype=o.dtype),
                 torch.zeros(3, dtype=o.dtype),
                 torch.zeros((), dtype=o.dtype),
             )
-            for i in range(samples if far > near else 0):
-                t = near + (i + 0.5) * (far - near) / samples
+            for t, path in steps:
                 point = o + t * d
                 if occupancy is not None:
                     n = occupancy.grid.shape[-1]
@@ -68,7 +81,7 @@ def slow_render(field, planes, origins, directions, samples, background, occupan
                     if not occupancy.grid[b, x, y, z]:
                         continue
                 density, rgb = field(planes[b : b + 1], point[None, None])
-                absorbed = left * (1 - torch.exp(-density[0, 0] * (far - near) / samples))
+                absorbed = left * (1 - torch.exp(-density[0, 0] * path))
                 left = left - absorbed
                 colour, depth = colour + absorbed * rgb[0, 0], depth + absorbed * t
             colours.append(colour + left * background)
@@ -80,9 +93,15 @@ def slow_render(field, planes, origins, directions, samples, background, occupan
 
 def slow_clip(o: Tensor, d: Tensor, region: str) -> tuple[float, float]:
     """The part of a ray inside the region, found by walking along it in steps of 1e-3 and then by bisection."""
-    inside = (lambda t: (o + t * d).norm() <= 1) if region == "ball" else (lambda t: (o + t * d).abs().max() <= 1)
-    walk = [t for t in np.arange(0, 8, 1e-3) if inside(t)]
-    if not walk:
+    start, way = o.detach().numpy(), d.detach().numpy()
+
+    def inside(t: np.ndarray) -> np.ndarray:
+        points = start + np.asarray(t)[..., None] * way
+        return (np.linalg.norm(points, axis=-1) if region == "ball" else abs(points).max(-1)) <= 1
+
+    ts = np.arange(0, 8, 1e-3)
+    walk = ts[inside(ts)]
+    if not len(walk):
         return 0.0, 0.0
     ends = []
     for inner, outer in ((walk[0], walk[0] - 1e-3), (walk[-1], walk[-1] + 1e-3)):
@@ -93,10 +112,15 @@ def slow_clip(o: Tensor, d: Tensor, region: str) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
-def small_field(seed: int, region: Literal["ball", "box"], heads: Literal["joint", "split"] = "split") -> TriplaneField:
+def small_field(
+    seed: int,
+    region: Literal["ball", "box"],
+    heads: Literal["joint", "split"] = "split",
+    optical_path: Literal["length", "unit"] = "length",
+) -> TriplaneField:
     torch.manual_seed(seed)
-    field = TriplaneField(FieldConfig(heads, 8, density_bias=1.0, region=region), TriplaneConfig(channels=4))
-    return field.double()
+    config = FieldConfig(heads, 8, density_bias=1.0, region=region, optical_path=optical_path)
+    return TriplaneField(config, TriplaneConfig(channels=4)).double()
 
 
 def rays(objects: int, count: int, seed: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -118,17 +142,8 @@ def turned_occupancy(objects: int, seed: int) -> Occupancy:
     return Occupancy(grid, torch.tensor(np.stack(rotations)))
 
 
-@pytest.mark.parametrize("region", ["ball", "box"])
-@pytest.mark.parametrize("heads", ["split", "joint"])
-@pytest.mark.parametrize("skips", [False, True])
-def test_agrees_with_the_slow_loop_in_values_and_gradients(region, heads, skips):
-    field = small_field(0, region, heads)
-    planes = torch.randn(2, 3, 4, 6, 6, dtype=torch.float64, requires_grad=True)
-    origins, directions = rays(2, 5, seed=1)
-    occupancy = turned_occupancy(2, seed=2) if skips else None
-    parameters = [planes, *field.parameters()]
-    fast = render(field, planes, origins, directions, 9, 0.7, occupancy)
-    slow = slow_render(field, planes, origins, directions, 9, 0.7, occupancy)
+def compare_with_slow(fast: volume.Rendering, slow: tuple[Tensor, Tensor, Tensor], parameters: list[Tensor]) -> None:
+    """Values, and gradients of a random mixture of them."""
     # Doubles; the bisection's ends are good to 1e-15, the sums to a few ulps.
     for ours, theirs in zip((fast.colour, fast.opacity, fast.depth), slow, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
@@ -142,16 +157,70 @@ def test_agrees_with_the_slow_loop_in_values_and_gradients(region, heads, skips)
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
 
 
-def test_gradients_are_those_of_finite_differences():
-    field = small_field(3, "ball")
+@pytest.mark.parametrize("region", ["ball", "box"])
+@pytest.mark.parametrize(("heads", "optical_path"), [("split", "length"), ("joint", "unit")])
+@pytest.mark.parametrize("skips", [False, True])
+@pytest.mark.parametrize("chunk", [None, 17])
+def test_agrees_with_the_slow_loop_in_values_and_gradients(region, heads, optical_path, skips, chunk):
+    field = small_field(0, region, heads, optical_path)
+    planes = torch.randn(2, 3, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    origins, directions = rays(2, 5, seed=1)
+    occupancy = turned_occupancy(2, seed=2) if skips else None
+    fast = render(field, planes, origins, directions, 9, 0.7, occupancy, chunk=chunk)
+    slow = slow_render(field, planes, origins, directions, 9, 0.7, occupancy)
+    compare_with_slow(fast, slow, [planes, *field.parameters()])
+
+
+@pytest.mark.parametrize("optical_path", ["length", "unit"])
+def test_importance_samples_stand_for_their_spans(optical_path):
+    """The slow loop is told where the samples lie, and takes what is nearer to each than to the others."""
+    field = small_field(0, "box", optical_path=optical_path)
+    planes = torch.randn(2, 3, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    origins, directions = rays(2, 4, seed=1)
+    marcher = march.Marcher(field, field.project(planes), None, 100, march.GRADIENT_CUT)
+    distances = marcher.sampled(origins, directions, 5, 6, torch.Generator().manual_seed(0)).distances
+    assert distances.shape == (2, 4, 11)
+
+    def steps(o: Tensor, d: Tensor, ts: Tensor) -> list[tuple[Tensor, Tensor]]:
+        near, far = slow_clip(o, d, "box")
+        if far == near:
+            return []
+        edges = [near, *((ts[1:] + ts[:-1]) / 2), far]
+        scale = 1.0 if optical_path == "length" else 1 / (far - near)
+        return [(t, (edges[i + 1] - edges[i]) * scale) for i, t in enumerate(ts)]
+
+    along = [[steps(*ray) for ray in zip(origins[b], directions[b], distances[b], strict=True)] for b in range(2)]
+    generator = torch.Generator().manual_seed(0)
+    fast = render(field, planes, origins, directions, 5, 0.7, generator=generator, importance=6)
+    slow = slow_sums(field, planes, origins, directions, along, 0.7, None)
+    compare_with_slow(fast, slow, [planes, *field.parameters()])
+
+
+@pytest.mark.parametrize(("region", "optical_path"), [("ball", "length"), ("box", "unit")])
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_gradients_are_those_of_finite_differences(region, optical_path, chunk):
+    field = small_field(3, region, optical_path=optical_path)
     planes = torch.randn(1, 3, 4, 4, 4, dtype=torch.float64, requires_grad=True)
     origins, directions = rays(1, 3, seed=4)
+    occupancy = turned_occupancy(1, seed=0)
+    bias = field.density_head[0].bias
 
-    def picture(planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        result = render(field, planes, origins, directions, 5)
+    def picture(planes: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        result = render(field, planes, origins, directions, 5, 0.5, occupancy, generator, chunk=chunk)
         return result.colour, result.opacity, result.depth
 
-    assert torch.autograd.gradcheck(picture, (planes,))
+    assert torch.autograd.gradcheck(picture, (planes, bias))
+
+
+def test_gradients_of_cameras_are_those_of_finite_differences():
+    field, planes = small_field(3, "box"), torch.randn(1, 3, 4, 4, 4, dtype=torch.float64)
+    origins, directions = (part.requires_grad_() for part in rays(1, 3, seed=4))
+
+    def opacity(origins: Tensor, directions: Tensor) -> Tensor:
+        return render(field, planes, origins, directions, 4, chunk=5).opacity
+
+    assert torch.autograd.gradcheck(opacity, (origins, directions))
 
 
 @pytest.mark.parametrize("samples", [1, 7, 64])
@@ -298,3 +367,83 @@ def test_rendering_stays_in_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         cast = render(field, planes, origins, directions, 8)
     assert torch.equal(plain.colour, cast.colour)
+
+
+class Sphere(Fog):
+    """Density that falls from the middle outwards."""
+
+    def evaluate(self, table, points, owners):
+        density, colour = super().evaluate(table, points, owners)
+        return density * (0.5 - points.norm(dim=-1)).div(0.1).clamp(0, 1), colour
+
+
+def test_normals_point_out_of_what_is_seen():
+    origins, directions = rays(1, 200, seed=11, dtype=torch.float32)
+    seen = render(Sphere(300.0), torch.zeros(1), origins, directions, 200, normals=True)
+    assert seen.normal is not None
+    hit = seen.opacity > 0.99
+    assert hit.sum() > 50
+    points = origins + seen.depth[..., None] * directions
+    outward = torch.nn.functional.normalize(points, dim=-1)
+    # Seen at a slant, a ray's light is taken up along some of the surface.
+    assert ((seen.normal * outward).sum(-1)[hit] > 0.95).all()
+    torch.testing.assert_close(seen.normal[hit].norm(dim=-1), torch.ones(int(hit.sum())))
+    assert (seen.normal[seen.opacity == 0] == 0).all()
+    view = volume.render_view(
+        Sphere(300.0),
+        torch.zeros(1),
+        cameras.look_at(np.array([0, -2.5, 0])),
+        [1.2, 1.2, 0.5, 0.5],
+        9,
+        200,
+        normals=True,
+    )
+    assert view.normal is not None and view.normal[4, 4, 1] < -0.99
+
+
+def test_normals_have_gradients():
+    field = small_field(5, "ball")
+    planes = torch.randn(1, 3, 4, 4, 4, dtype=torch.float64, requires_grad=True)
+    origins, directions = rays(1, 3, seed=4)
+
+    def normals(planes: Tensor) -> Tensor | None:
+        return render(field, planes, origins, directions, 4, normals=True).normal
+
+    assert torch.autograd.gradcheck(normals, (planes,))
+
+
+def test_a_view_that_does_not_fit_into_memory_is_rendered_in_parts(caplog):
+    class Small(TriplaneField):
+        def evaluate(self, table, points, owners):
+            if len(points) > 500:
+                raise torch.OutOfMemoryError(f"{len(points)} points")
+            return super().evaluate(table, points, owners)
+
+        def evaluate_density(self, table, points, owners):
+            if len(points) > 300:
+                raise torch.OutOfMemoryError(f"{len(points)} points")
+            return super().evaluate_density(table, points, owners)
+
+    torch.manual_seed(0)
+    config, triplane = FieldConfig("joint", 8, density_bias=-1.0), TriplaneConfig(channels=4)
+    field, planes = Small(config, triplane), torch.randn(1, 3, 4, 6, 6)
+    whole_field = TriplaneField(config, triplane)
+    whole_field.load_state_dict(field.state_dict())
+    pose, lens = cameras.look_at(np.array([0.3, -2.6, 0.5])), cameras.intrinsics_from_fov(45.0)
+    whole = volume.render_view(whole_field, planes, pose, lens, 40, 20, importance=10)
+    parts = volume.render_view(field, planes, pose, lens, 40, 20, importance=10)
+    assert "out of memory" in caplog.text
+    # Which samples are too light to matter may depend on the rays that are looked at together.
+    torch.testing.assert_close(parts.colour, whole.colour, atol=30 * march.PICTURE_CUT.weight, rtol=0)
+    torch.testing.assert_close(parts.opacity, whole.opacity, atol=30 * march.PICTURE_CUT.weight, rtol=0)
+
+
+def test_fused_kernels_are_refused_where_they_cannot_run():
+    origins, directions = rays(1, 4, seed=0, dtype=torch.float32)
+    with pytest.raises(UserError, match=r"TriplaneField only, not for Fog.*kernel=\"plain\""):
+        render(Fog(1.0), torch.zeros(1), origins, directions, 4, kernel="fused")
+    field = small_field(0, "ball")
+    with pytest.raises(UserError, match="64 or 128 wide, this field's 8"):
+        render(field, torch.zeros(1, 3, 4, 4, 4, dtype=torch.float64), *rays(1, 4, seed=0), 4, kernel="fused")
+    plain = render(Fog(1.0), torch.zeros(1), origins, directions, 4, kernel="plain")
+    assert torch.equal(plain.colour, render(Fog(1.0), torch.zeros(1), origins, directions, 4).colour)
