@@ -90,7 +90,7 @@ def scene(options: KernelBenchmark, device: str) -> Scene:
     else:
         fitted = load(options.field)
         field, planes = fitted.field, fitted.planes
-    field, planes = field.to(device), planes.to(device)
+    field, planes = field.to(device).requires_grad_(), planes.to(device)
     pose = cameras.look_at(cameras.spherical_position(30.0, 20.0, 2.6))
     uv = cameras.pixel_centres(options.view, options.view).reshape(-1, 2)
     rays = cameras.rays(uv, pose, cameras.intrinsics_from_fov(45.0))
@@ -99,20 +99,22 @@ def scene(options: KernelBenchmark, device: str) -> Scene:
     return Scene(field, planes, origins, directions, grid)
 
 
-def plain(given: Scene, samples: int) -> list[Tensor]:
-    """Colour on black, opacity, depth, by the plain path."""
-    seen = volume.render(given.field, given.planes, given.origins, given.directions, samples, 0.0, given.occupancy)
+def rendered(given: Scene, samples: int, kernel: volume.Kernel) -> list[Tensor]:
+    """Colour on black, opacity, depth."""
+    seen = volume.render(
+        given.field, given.planes, given.origins, given.directions, samples, 0.0, given.occupancy, kernel=kernel
+    )
     return [seen.colour, seen.opacity, seen.depth]
 
 
+def plain(given: Scene, samples: int) -> list[Tensor]:
+    """By the plain path."""
+    return rendered(given, samples, "plain")
+
+
 def by_kernel(given: Scene, samples: int) -> list[Tensor]:
-    """The same, by the fused kernels."""
-    field, rays = given.field, (given.origins, given.directions)
-    distances, steps = volume.sample_distances(*rays, samples, field.region, None)
-    paths = steps if field.optical_path == "length" else (steps > 0) / samples
-    table = field.project(given.planes)
-    light, opacity, seen = fused.march(field, table, *rays, distances, paths[..., None], given.occupancy)
-    return [light, opacity, seen / opacity.clamp(min=1e-6)]
+    """By the fused kernels."""
+    return rendered(given, samples, "fused")
 
 
 Render = Callable[[Scene, int], list[Tensor]]

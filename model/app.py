@@ -150,7 +150,9 @@ def summary(result: Reconstruction) -> str:
     """HTML: what came of it, and how long each stage took."""
     surface = result.surface
     skin = f"texture {surface.texture.shape[0]}²" if isinstance(surface, TexturedMesh) else "colours at vertices"
-    times = " · ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
+    times = " · ".join(
+        f"{name}&nbsp;{seconds:.1f}&nbsp;s" for name, seconds in result.seconds.items() if seconds > 0.05
+    )
     total = sum(result.seconds.values())
     return f"<b>{len(result.shape.faces):,} triangles, {skin}, {total:.1f} s</b><br>{times}"
 

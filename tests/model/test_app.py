@@ -153,6 +153,11 @@ def test_the_mesh_is_drawn(shown: SimpleNamespace) -> None:
     ("name", "content", "reason"),
     [
         ("letter.png", b"Dear Sir", "not a picture that can be read"),
+        (
+            "<img src=x onerror=document.title=1>'&.png",
+            b"<script>document.title=1</script>",
+            "not a picture that can be read",
+        ),
         ("cut.png", encode_picture(disc(), ".png")[:90], "damaged picture"),
         ("photo.png", encode_picture(disc()[..., :3], ".png"), "“The object is found by”"),
         ("large.png", bytes(1_100_000), "exceed the maximum allowed size"),
@@ -166,6 +171,7 @@ def test_bad_pictures_are_refused_in_words(shown: SimpleNamespace, name: str, co
     said = words.inner_text()
     assert reason in said
     assert str(shown.temporary) not in said and "Traceback" not in shown.said()
+    assert not re.search(r"&#?\w+;", said) and shown.tab.title() == "Turntable"
     shown.tab.get_by_test_id("toast-close").click()
     words.wait_for(state="detached")
 

@@ -15,17 +15,21 @@ import torch
 from model import fused
 from model.triplane import FieldConfig, TriplaneConfig, TriplaneField
 from tests.conftest import ROOT
-from tests.model.fused_agreement import CASES, errors
+from tests.model.fused_agreement import CASES, errors, renderer_difference
 from turntable.errors import UserError
 
 # float32 sums of at most six samples, each at most a few units large: some ulps of 1.
 SUMS = 2e-6
-# Gradients are sums over hundreds of samples through up to four layers, relative to their norm; a wrong term is a per cent.
-GRADIENTS = 2e-5
+# Gradients, relative to their norm, are sums over hundreds of samples through up to four layers; a wrong term is a per cent.
+GRADIENTS = 5e-5
+
+
+# The kernels end a ray where a 1e-4 of its light is left; the plain path moreover drops samples of little weight.
+RENDERER = 3e-4
 
 
 @pytest.fixture(scope="module")
-def interpreted() -> dict[str, dict[str, float]]:
+def interpreted() -> dict[str, Any]:
     pytest.importorskip("triton", reason="needs triton, whose builds are for Linux")
     command = [sys.executable, "-W", "ignore", "-m", "tests.model.fused_agreement"]
     found = subprocess.run(
@@ -44,6 +48,10 @@ def test_agrees_with_the_plain_twin_in_values_and_gradients(
     assert found["sums"] < SUMS and found["gradients"] < GRADIENTS
 
 
+def test_the_renderer_gives_the_same_by_either_path(interpreted: dict[str, Any]) -> None:
+    assert interpreted["renderer"] < RENDERER
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_on_a_gpu(name: str) -> None:
@@ -51,6 +59,7 @@ def test_agrees_on_a_gpu(name: str) -> None:
         pytest.skip("needs a CUDA device")
     found = errors(CASES[name], "cuda")
     assert found["sums"] < SUMS and found["gradients"] < GRADIENTS
+    assert renderer_difference("cuda") < RENDERER
 
 
 @pytest.mark.parametrize("kernel", ["march", "march_backward"])
