@@ -76,9 +76,13 @@ def render(
     return Picture(colour, opacity, depth)
 
 
-def density_grid(field: TriplaneField, planes: Tensor, resolution: int, chunk: int = 1 << 17) -> Tensor:
-    """(n, n, n) density at points from wall to wall of the box, each with its colour, which is thrown away."""
+def density_grid(
+    field: TriplaneField, planes: Tensor, resolution: int, chunk: int = 1 << 17, centres: bool = False
+) -> Tensor:
+    """(n, n, n) density at points from wall to wall of the box, or at voxels' centres; each with its colour, thrown away."""
     line = torch.linspace(-1, 1, resolution)
+    if centres:
+        line = line * (1 - 1 / resolution)
     grid = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), dim=-1).view(-1, 3)
     parts = [_network(field, planes, part[None])[0][0] for part in grid.split(chunk)]
     return torch.cat(parts).view(resolution, resolution, resolution)
