@@ -30,6 +30,9 @@ from turntable.errors import UserError
 MARGIN = 1.0
 """A quadratic rises over its values at a cell's corners by at most 3/8 of the steepest step around; planes have kinks as well."""
 
+LAST_MARGIN = 0.5
+"""The same before the last halving, where cells are a fraction of a texel wide."""
+
 LOWEST = np.log(np.float32(0.03))
 """Below that share of the level all air is the same: of density 1e-9 it would pull the crossing inward by its logarithm."""
 
@@ -66,9 +69,9 @@ def isosurface(density: Density, resolution: int, level: float, texel: float) ->
     lattices = [_lattice(density, resolution, level, stride) for stride in steps]
     cells = np.indices((lattices[0].side - 1,) * 3, np.int32).reshape(3, -1)
     for coarse, fine in pairwise(lattices):
-        cells = _kept(coarse, cells)
-        likely = None if fine is not lattices[-1] else _likely(coarse, cells)
-        cells = _halved(cells, fine.side - 1, likely)
+        last = fine is lattices[-1]
+        cells = _kept(coarse, cells, LAST_MARGIN if last else MARGIN)
+        cells = _halved(cells, fine.side - 1, _likely(coarse, cells) if last else None)
     crossed = followed(lattices[-1], cells)
     if not crossed.shape[1]:
         highest = max(lattice.highest() for lattice in lattices)
@@ -133,7 +136,7 @@ def _likely(lattice: Lattice, cells: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def _kept(lattice: Lattice, cells: np.ndarray) -> np.ndarray:
+def _kept(lattice: Lattice, cells: np.ndarray, margin: float) -> np.ndarray:
     """Those of the cells that the surface may pass."""
     steepness, lows, highs = SparseGrid(lattice.side), [], []
     for part in _parts(cells):
@@ -144,7 +147,7 @@ def _kept(lattice: Lattice, cells: np.ndarray) -> np.ndarray:
         steepness.set(part, np.maximum.reduce(steps))
     kept = []
     for part, low, high in zip(_parts(cells), lows, highs, strict=True):
-        reach = MARGIN * steepness.largest_around(part)
+        reach = margin * steepness.largest_around(part)
         kept.append(part[:, (low <= reach) & (high >= -reach)])
     return np.concatenate(kept, axis=1) if kept else cells
 
