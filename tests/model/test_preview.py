@@ -49,11 +49,26 @@ def test_the_mesh_is_drawn_where_the_field_is_seen(result, camera):
     assert overlap(hit, opaque) > 0.05 + max(overlap(hit[:, ::-1], opaque), overlap(hit[::-1], opaque))
 
 
+def test_the_sides_are_sides_of_the_upright_object(result):
+    (first, *sides), _ = preview.preview_cameras(result.framed, 1.0)
+    upright = [cameras.compose(result.framed.upright_from_canonical, pose) for pose in sides]
+    np.testing.assert_allclose([cameras.elevation_deg(pose) for pose in upright], preview.ELEVATION)
+    # The input camera, which looks down by 35°, has the same azimuth as the first side.
+    seen_from = cameras.compose(result.framed.upright_from_canonical, first)
+    assert cameras.elevation_deg(seen_from) == pytest.approx(35)
+    np.testing.assert_allclose([seen_from[0, 3], upright[0][0, 3]], 0, atol=1e-9)
+
+
 def test_the_sheet_has_three_rows_of_six(result):
     sheet = preview.preview(result, 40, 8)
     empty = preview.preview_without_surface(result.field, result.planes, result.framed, 40, 8)
     assert sheet.dtype == np.uint8 and sheet.shape[1] == 6 * 44 + 4
     assert sheet.shape[0] - 4 == 3 * (empty.shape[0] - 4) // 2
+    # The last picture is the mesh from its left.
+    poses, lenses = preview.preview_cameras(result.framed, preview.reach(result))
+    pose = cameras.compose(result.framed.upright_from_canonical, poses[-1])
+    tile = sheet[-(40 + 20) : -20, -44:-4]
+    np.testing.assert_array_equal(tile, drawing.shown(result.surface, pose, lenses[-1], 40))
     # The picture first, all of it, its proportions kept: a red disc on white, wider than high.
     shown = preview.whole(result.framed.original, 40)
     assert (shown[0] == 255).all() and shown[20, 20].tolist() == [200, 30, 30]
