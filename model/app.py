@@ -213,7 +213,9 @@ def build(model: Model, options: AppConfig, folder: Path) -> Any:
         ) -> Iterator[list[Any]]:  # fmt: skip
             if not given:
                 raise gr.Error("Drop a picture first.", title="No picture", print_exception=False)
-            stages = Stages(lambda name: progress((STAGES.index(name), len(STAGES)), desc=name))
+            stages = Stages(
+                lambda name: progress(STAGES.index(name) / len(STAGES) if name in STAGES else None, desc=name)
+            )
             # gradio takes copies of what it is to show, and forgets them by `delete_cache`.
             with tempfile.TemporaryDirectory(dir=folder) as place, refusals_in_words(Path(given)):
                 wish = Wish(

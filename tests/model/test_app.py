@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -122,18 +123,24 @@ def drop(shown: SimpleNamespace, content: bytes, name: str) -> None:
 
 def test_from_drop_to_download(shown: SimpleNamespace, tmp_path: Path) -> None:
     tab = shown.tab
+    tab.get_by_role("button", name="Options").click()
+    for kind in ("obj", "ply"):
+        tab.get_by_label(kind, exact=True).check()
     drop(shown, encode_picture(disc(), ".png"), "disc.png")
     tab.locator("#turning video").wait_for(timeout=90_000)
     assert re.search(r"[\d,]+ triangles, texture 64²", tab.inner_text("#said"))
     matte = tab.locator("#framed img")
     until(lambda: matte.evaluate("image => image.naturalWidth") == MATTE_SIZE)
     until(lambda: tab.locator("#turning video").evaluate("video => video.videoWidth") == 32)
-    with tab.expect_download() as caught:
-        tab.locator("#files a").first.click()
-    assert caught.value.suggested_filename == "disc.glb"
-    caught.value.save_as(tmp_path / "disc.glb")
-    mesh = trimesh.load(tmp_path / "disc.glb", force="mesh")
-    assert len(mesh.faces) > 100 and mesh.visual.uv is not None
+    for index, name in enumerate(("disc.glb", "disc.obj.zip", "disc.ply")):
+        with tab.expect_download() as caught:
+            tab.locator("#files a").nth(index).click()
+        assert caught.value.suggested_filename == name
+        caught.value.save_as(tmp_path / name)
+    zipfile.ZipFile(tmp_path / "disc.obj.zip").extractall(tmp_path)
+    loaded = {kind: trimesh.load(tmp_path / f"disc.{kind}", force="mesh") for kind in ("glb", "obj", "ply")}
+    assert len({len(mesh.faces) for mesh in loaded.values()}) == 1 and len(loaded["glb"].faces) > 100
+    assert loaded["glb"].visual.uv is not None and loaded["obj"].visual.material.image is not None
 
 
 def test_the_mesh_is_drawn(shown: SimpleNamespace) -> None:
