@@ -28,7 +28,9 @@ from datasets.captures import capture_path
 from datasets.objects import Objects, StoredObject
 from model import mesh, mesh_files, texture
 from model.mesh import TexturedMesh
-from turntable import config, framing, geometry
+from model.raster import rasterise
+from train.metrics import decibels
+from turntable import cameras, config, framing, geometry
 from turntable.errors import UserError
 from turntable.files import write_bytes, write_json
 from turntable.report import contact_sheet, encode_picture
@@ -70,7 +72,8 @@ def measure(options: FittedMeshes, path: Path) -> dict[str, Any]:
     merged = trimesh.load(folder / "mesh.glb", force="mesh")
     merged.merge_vertices(merge_tex=True, merge_norm=True)
     row = {"field": path.stem, "watertight": bool(merged.is_watertight), "faces": len(textured.surface.faces)}
-    return {**row, "seconds": seconds, **compared(textured.surface, item.geometry())}
+    colours = colour_agreement(fitted, textured.surface, item, options)
+    return {**row, "seconds": seconds, **compared(textured.surface, item.geometry()), **colours}
 
 
 def textured_mesh(
@@ -108,9 +111,31 @@ def compared(surface: mesh.Mesh, truth: geometry.Geometry) -> dict[str, float]:
     return {name: round(value, 4) for name, value in {**figures, "normals": distance.normal_consistency}.items()}
 
 
+def colour_agreement(
+    fitted: FittedField, surface: mesh.Mesh, item: StoredObject, options: FittedMeshes
+) -> dict[str, float]:
+    """PSNR against the capture's opaque pixels that see the mesh, without the photo: at the surface, and as one looks at it."""
+    normals, found = surface.normals(), []
+    for view in options.views:
+        pose, lens = item.world_from_camera[view], item.intrinsics[view]
+        uv, depth = cameras.project(surface.vertices.astype(np.float64), pose, lens)
+        drawn = rasterise(uv[surface.faces] * options.size, options.size, options.size, depth[surface.faces])
+        true = item.rgba(view, options.size).reshape(-1, 4)[drawn.pixels]
+        inner, outward = (drawn.interpolate(each[surface.faces]) for each in (surface.vertices, normals))
+        outward /= np.linalg.norm(outward, axis=1, keepdims=True)
+        found.append([part[true[:, 3] == 255] for part in (inner, outward, true[:, :3] / 255)])
+    points, outward, true = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    plain = mesh.colours_at(fitted.field, fitted.planes, points)
+    looked = texture.looked_at(fitted.field, fitted.planes, points, outward)
+    return {
+        name: round(decibels(float(((colours - true) ** 2).mean())), 2)
+        for name, colours in (("dB at the surface", plain), ("dB looked at", looked))
+    }
+
+
 def views(glb: Path, item: StoredObject, options: FittedMeshes) -> np.ndarray:
     """The capture's pictures, and below them Blender's of the .glb from the same cameras."""
-    cameras = [
+    asked = [
         {
             "world_from_camera": item.world_from_camera[view].tolist(),
             "intrinsics": item.intrinsics[view].tolist(),
@@ -118,7 +143,7 @@ def views(glb: Path, item: StoredObject, options: FittedMeshes) -> np.ndarray:
         }
         for view in options.views
     ]
-    write_json(glb.with_name("views.json"), cameras)
+    write_json(glb.with_name("views.json"), asked)
     command = [sys.executable, "-m", "benchmarks.blender_view", str(glb), str(glb.with_name("views.json"))]
     done = subprocess.run([*command, str(glb.parent)], capture_output=True, text=True)
     if done.returncode:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.chunks import in_chunks
 from model.mesh import Mesh, MeshableField, TexturedMesh
 from model.raster import rasterise
 from turntable import cameras, framing
@@ -170,9 +171,8 @@ def looked_at(
     """
     table = field.project(planes)
     step = DEPTHS[1] - DEPTHS[0]
-    found = [np.zeros((0, 3), np.float32)]
-    for start in range(0, len(points), chunk):
-        part = slice(start, start + chunk)
+
+    def colours(part: slice) -> Tensor:
         place, inward = (
             torch.from_numpy(each[part].astype(np.float32)).to(planes.device) for each in (points, -normals)
         )
@@ -182,8 +182,9 @@ def looked_at(
             passed = torch.exp(-density[:, None] * step)
             seen += light * (1 - passed) * colour.clamp(0, 1)
             light = light * passed
-        found.append((seen / (1 - light).clamp(min=1e-6)).float().cpu().numpy())
-    return np.concatenate(found)
+        return (seen / (1 - light).clamp(min=1e-6)).float().cpu()
+
+    return torch.cat([torch.zeros(0, 3), *in_chunks(colours, len(points), chunk)]).numpy()
 
 
 def seen_by(photo: Photo, surface: Mesh, points: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
