@@ -84,9 +84,8 @@ def main() -> int:
         "torch": torch.__version__,
     }
     shown = {**config.resolved(options), "fields": [field.name for field in options.fields]}
-    command = shlex.join(
-        [word for word in sys.orig_argv[1:] if "/" not in word] + [field.name for field in options.fields]
-    )
+    # Where fields lie on this machine is nobody's business.
+    command = shlex.join(Path(word).name if Path(word).is_absolute() else word for word in sys.orig_argv[1:])
     write_json(options.out, {"command": command, "config": shown, "machine": machine, "result": rows})
     return 0
 

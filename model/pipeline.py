@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model import mesh, texture, volume
+from model import mesh, occupancy, texture, volume
 from model.checkpoints import load_checkpoint
 from model.chunks import in_chunks
 from model.lrm import LRM, camera_numbers
@@ -136,9 +136,7 @@ class Reconstruction:
     @cached_property
     def occupancy(self) -> volume.Occupancy:
         """Where there is something, for rendering; made when first asked for."""
-        # No finer than the planes can tell.
-        grid = mesh.occupied(self.field, self.planes, min(2 * self.planes.shape[-1], 128))
-        return volume.Occupancy(grid[None], torch.eye(3, device=self.planes.device)[None])
+        return occupancy.occupied(self.field, self.planes)
 
     @cached_property
     def density_maximum(self) -> float:
