@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from model.lrm import LRM
 from model.placement import supposed_camera
@@ -77,7 +78,22 @@ class Framed:
 
 def find_object(picture: np.ndarray, photograph: Photograph, name: str | None = None) -> np.ndarray:
     """(H, W, 3 or 4) uint8 -> (H, W, 4) with a true matte, or a MatteError. `name` is the file's, by which a mask is found."""
-    return matte(picture, photograph.matte, name, photograph.matte_device)
+    rgba = matte(picture, photograph.matte, name, photograph.matte_device)
+    return without_faint_islands(rgba) if photograph.matte.startswith("rembg:") else rgba
+
+
+def without_faint_islands(rgba: np.ndarray) -> np.ndarray:
+    """(H, W, 4) without those connected parts of the matte that are nowhere half opaque, if any other part is.
+
+    Networks leave such traces of what they were not sure of. They can hardly be seen, but the frame is laid around them too.
+    """
+    alpha = rgba[..., 3]
+    parts, count = ndimage.label(alpha >= framing.LEAST_ALPHA)
+    highest = np.concatenate([[0], ndimage.maximum(alpha, parts, np.arange(1, count + 1))]) if count else np.zeros(1)
+    faint = (highest < 128)[parts] & (parts > 0)
+    if not faint.any() or highest.max() < 128:
+        return rgba
+    return np.where(faint[..., None], 0, rgba).astype(np.uint8)
 
 
 def check_camera(photograph: Photograph, lrm: LRM) -> None:

@@ -16,6 +16,8 @@ DEFAULT_FILL = 0.85
 
 MARGIN_FILL = 2 / 3
 """The same share in stored squares of video frames: half the object's size again, so that a frame of `DEFAULT_FILL` fits in."""
+LEAST_ALPHA = 8
+"""Of 255: fainter pixels are no part of the object."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Square:
     side: int
 
 
-def matte_box(alpha: np.ndarray, threshold: int = 8) -> tuple[float, float, float, float] | None:
+def matte_box(alpha: np.ndarray, threshold: int = LEAST_ALPHA) -> tuple[float, float, float, float] | None:
     """(H, W) uint8 matte -> (x0, y0, x1, y1) in [0, 1] of the picture's width and height, or None without any object."""
     columns = np.flatnonzero((alpha >= threshold).any(axis=0))
     rows = np.flatnonzero((alpha >= threshold).any(axis=1))

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from model.lrm import LRM
-from model.photograph import NoSubjectError, Photograph, doubts, find_object, frame_object, small, typical_elevation
+from model.photograph import (
+    NoSubjectError,
+    Photograph,
+    doubts,
+    find_object,
+    frame_object,
+    small,
+    typical_elevation,
+    without_faint_islands,
+)
 from preprocess.matte import MatteError
 from tests.model.test_reconstruct import SMALL, TYPICAL
 from turntable.errors import UserError
@@ -59,6 +68,21 @@ def test_one_pixel_is_framed_and_said():
     size = SMALL.encoder.image_size
     assert framed.rgba.shape == (size, size, 4) and framed.rgba[size // 2, size // 2, 3] == 200
     assert any("only 1 pixel" in note for note in framed.notes)
+
+
+def test_faint_islands_of_a_networks_matte_do_not_move_the_frame():
+    clean = np.dstack([np.full((120, 180, 3), 90, np.uint8), matte(40, 60, 90, 130)])
+    clean[40:90, 57:60, 3] = 60  # a soft edge belongs to the object
+    noisy = clean.copy()
+    noisy[5:15, 5:30, 3] = 45
+    noisy[100:103, 170:175, 3] = 3  # fainter than what framing sees
+    found = without_faint_islands(noisy)
+    np.testing.assert_array_equal(found[..., 3] >= 8, clean[..., 3] >= 8)
+    np.testing.assert_array_equal(found[40:90, 57:130], clean[40:90, 57:130])
+    # A matte that is faint everywhere is left for what comes after to judge.
+    faint = np.dstack([np.zeros((120, 180, 3), np.uint8), matte(40, 60, 90, 130) // 4])
+    np.testing.assert_array_equal(without_faint_islands(faint), faint)
+    np.testing.assert_array_equal(without_faint_islands(0 * faint), 0 * faint)
 
 
 @pytest.mark.parametrize("value", ["north", 120.0, None, [1]])
