@@ -76,11 +76,6 @@ def _why_not_on(device: torch.device) -> str | None:
     return None
 
 
-def supports(field: Any, planes: Tensor, origins: Tensor, directions: Tensor) -> bool:
-    """Whether `march` can render this."""
-    return why_not(field, planes, origins, directions) is None
-
-
 def interpreted() -> bool:
     """Whether kernels run on the CPU, in Triton's interpreter: slowly, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
