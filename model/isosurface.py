@@ -205,8 +205,10 @@ def _cut(lattice: Lattice, cells: np.ndarray, owner: np.ndarray) -> tuple[np.nda
 
     -> keys (V,) and places (V, 3) of vertices, and faces (F, 3). Vertices with one key are the same.
     """
-    from skimage import measure
-
+    try:
+        from skimage import measure
+    except ImportError as error:
+        raise UserError("a mesh needs scikit-image: pip install -e .[model]") from error
     # The blocks lie side by side in one array, each with the points of its far borders.
     pitch = BLOCK + 1
     origins = np.zeros((3, PACKED**3), np.int32)

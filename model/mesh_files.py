@@ -40,8 +40,10 @@ def linear_from_srgb(colours: np.ndarray) -> np.ndarray:
 
 def write_glb(path: Path, surface: Mesh | TexturedMesh) -> None:
     """.glb: normals, a matt material with the texture inside, or linear vertex colours where there is none."""
-    import trimesh
-
+    try:
+        import trimesh
+    except ImportError as error:
+        raise UserError("a .glb needs trimesh: pip install -e .[model]; or write .obj or .ply") from error
     turned = transformed(surface, Y_UP_FROM_WORLD)
     if isinstance(turned, TexturedMesh):
         shape = _textured_shape(turned)
