@@ -136,7 +136,7 @@ class Marcher:
         """Rays (B, R, 3) with even samples, and `importance` more where those absorb light."""
         distances, steps = sample_distances(origins, directions, samples, self.field.region, generator)
         coarse = Rays(origins, directions, distances, self._paths(steps, samples * steps)[..., None])
-        if not importance:
+        if not importance or distances.numel() == 0:
             return coarse
         near, far = clip(origins, directions, self.field.region)
         jitter = None if generator is None else uniform((*near.shape, importance), generator, distances)
@@ -153,6 +153,8 @@ class Marcher:
     @torch.no_grad()
     def chosen(self, rays: Rays, first_pass: FirstPass) -> Tensor:
         """Samples (M,) of the flattened B · R · S that are to be evaluated."""
+        if rays.distances.numel() == 0:
+            return torch.zeros(0, dtype=torch.int64, device=rays.distances.device)
         if first_pass == "auto":
             first_pass = self._advice(rays)
         if first_pass == "always":
@@ -177,8 +179,9 @@ class Marcher:
 
         def weigh(part: slice) -> tuple[Tensor, Tensor, Tensor]:
             weights = sample_weights(self.thickness(rays[part]))
-            # Far below what any object's threshold can be that is seen at all; keeps the lists short.
-            index = (weights.reshape(-1) > self.cut.weight * 1e-6).nonzero()[:, 0]
+            # Far below what any object's threshold can be that is seen at all; keeps the lists short. What is not a number is
+            # not below anything: it must show in the result.
+            index = (~(weights.reshape(-1) <= self.cut.weight * 1e-6)).nonzero()[:, 0]
             highest = weights.sum(dim=1).view(objects, -1).amax(dim=1)
             return rays.whole_index(index, part), weights.reshape(-1)[index], highest
 
@@ -186,7 +189,7 @@ class Marcher:
         threshold = self.cut.weight * torch.stack(highest).amax(dim=0)
         every = torch.cat(index)
         owners = torch.div(every, count * rays.distances.shape[2], rounding_mode="floor")
-        return every[torch.cat(weights) > threshold[owners]]
+        return every[~(torch.cat(weights) <= threshold[owners])]
 
     @torch.no_grad()
     def thickness(self, rays: Rays) -> Tensor:

@@ -93,7 +93,7 @@ def render(
     """
     with torch.autocast(origins.device.type, enabled=False):
         table = field.project(planes)
-        graded = torch.is_grad_enabled() and table.rows.requires_grad
+        graded = torch.is_grad_enabled() and any(t.requires_grad for t in (table.rows, *field.parameters()))
         cut = GRADIENT_CUT if graded else PICTURE_CUT
         marcher = Marcher(field, table, occupancy, chunk or default_chunk(origins.device), cut)
         rays = marcher.sampled(origins, directions, samples, importance, generator)

@@ -138,3 +138,20 @@ def test_chunks_of_samples_change_no_result(region, chunk):
         found.append([seen.colour, seen.depth, *torch.autograd.grad(loss, [planes, *field.parameters()])])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("first_pass", ["never", "always"])
+def test_no_rays_are_no_picture(first_pass):
+    nothing = torch.zeros(2, 0, 3)
+    seen = render(Recorder(1.0), torch.zeros(2), nothing, nothing, 8, importance=4, first_pass=first_pass)
+    assert seen.colour.shape == (2, 0, 3) and seen.depth.shape == (2, 0)
+
+
+def test_what_is_not_a_number_is_not_left_out():
+    class Broken(Recorder):
+        def evaluate(self, table, points, owners):
+            density, colour = super().evaluate(table, points, owners)
+            return density + 0 / (points[:, 1] < 0.5).to(density), colour
+
+    origins, directions = torch.tensor([[[0.0, -3.0, 0.2]]]), torch.tensor([[[0.0, 1.0, 0.0]]])
+    assert render(Broken(0.1), torch.zeros(1), origins, directions, 40, first_pass="always").colour.isnan().all()
