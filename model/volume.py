@@ -18,7 +18,7 @@ Nearly all the time goes into the field's network, so what counts is how few sam
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import fused
+from model import fused, trial
 from model.chunks import default_chunk, evaluated, in_chunks
 from model.march import GRADIENT_CUT, PICTURE_CUT, Field, FirstPass, Marcher, Rays, sample_weights
 from model.occupancy import Occupancy
 from model.rays import Generators, clip, sample_distances
-from model.triplane import TriplaneField
+from model.triplane import Table, TriplaneField
 from turntable import cameras
 from turntable.errors import UserError
 
@@ -85,8 +85,8 @@ def render(
     it changes no result. Computes in float32 (float64 where the rays are) under autocast too.
 
     `kernel` decides what runs: the code of this module ("plain"), or the kernels of `model.fused`, which raise UserError
-    where they cannot ("fused"). By default those run on CUDA, where they can and no normals are asked for. They need no first
-    pass.
+    where they cannot ("fused"). By default those run on CUDA, where they can, agree with the plain path on a few rays
+    (`model.trial`, once a device and kind of field), and no normals are asked for. They need no first pass.
 
     On CUDA the plain path waits for the device where samples are dropped, since how many are left decides the shapes of all
     that follows: once a chunk of rays for an occupancy, and some times more for a first pass. Without either it never waits.
@@ -98,10 +98,7 @@ def render(
         marcher = Marcher(field, table, occupancy, chunk or default_chunk(origins.device), cut)
         rays = marcher.sampled(origins, directions, samples, importance, generator)
         if _runs_fused(kernel, marcher, rays, normals):
-            assert isinstance(field, TriplaneField)
-            light, opacity, seen = fused.march(
-                field, table, origins, directions, rays.distances, rays.paths, occupancy, cut.light
-            )
+            light, opacity, seen = _fused_sums(marcher, rays)
             normal = None
         else:
             light, opacity, seen, normal = _plain_sums(marcher, rays, first_pass, normals)
@@ -122,7 +119,39 @@ def _runs_fused(kernel: Kernel, marcher: Marcher, rays: Rays, normals: bool) -> 
         reason = "the kernels give no normals"
     if kernel == "fused" and reason:
         raise UserError(f'kernel="fused" cannot render this: {reason}; ask for kernel="plain", or "auto"')
+    if kernel == "auto" and reason is None:
+        reason = _fault_of_kernels(marcher, rays)
     return reason is None
+
+
+def _fault_of_kernels(marcher: Marcher, rays: Rays) -> str | None:
+    """What is wrong with the kernels on this device, by a few of these rays; see `model.trial`."""
+    assert isinstance(marcher.field, TriplaneField)
+    some = rays[:: -(-rays.origins.shape[1] // trial.RAYS)]
+    kind = (rays.origins.device, marcher.field.config, marcher.field.directions, marcher.occupancy is None)
+
+    def plain(table: Table) -> trial.Sums:
+        return _plain_sums(replace(marcher, table=table), some, "never", normals=False)[:3]
+
+    def kernels(table: Table) -> trial.Sums:
+        return _fused_sums(replace(marcher, table=table), some)
+
+    return trial.fault(kind, marcher.table, plain, kernels)
+
+
+def _fused_sums(marcher: Marcher, rays: Rays) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_plain_sums`, by the fused kernels."""
+    assert isinstance(marcher.field, TriplaneField)
+    return fused.march(
+        marcher.field,
+        marcher.table,
+        rays.origins,
+        rays.directions,
+        rays.distances,
+        rays.paths,
+        marcher.occupancy,
+        marcher.cut.light,
+    )
 
 
 def _plain_sums(

@@ -146,7 +146,16 @@ def renderer_difference(device: str) -> float:
         return float((rendered("fused") - rendered("plain")).abs().max())
 
 
+def fault() -> str | None:
+    """What the trial before the first use (`model.trial`) finds wrong with the kernels."""
+    case = CASES["tiny"]
+    field, (planes, origins, directions, *_), occupancy = inputs(case)
+    marcher = volume.Marcher(field, field.project(planes), occupancy, 1 << 16, volume.PICTURE_CUT)
+    rays = marcher.sampled(origins, directions, case.samples, 0, None)
+    return volume._fault_of_kernels(marcher, rays)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     found: dict[str, Any] = {name: errors(case, "cpu") for name, case in CASES.items()}
-    json.dump(found | {"renderer": renderer_difference("cpu")}, sys.stdout, indent=2)
+    json.dump(found | {"renderer": renderer_difference("cpu"), "fault": fault()}, sys.stdout, indent=2)

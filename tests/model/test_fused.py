@@ -52,6 +52,10 @@ def test_the_renderer_gives_the_same_by_either_path(interpreted: dict[str, Any])
     assert interpreted["renderer"] < RENDERER
 
 
+def test_the_trial_before_the_first_use_finds_nothing_wrong(interpreted: dict[str, Any]) -> None:
+    assert interpreted["fault"] is None
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_on_a_gpu(name: str) -> None:
