@@ -9,12 +9,11 @@ shows its pictures beside the capture's. Writes `fitted_meshes.json` and a folde
 from __future__ import annotations
 
 import json
-import platform
 import shlex
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 import trimesh
 
+from benchmarks import record
 from benchmarks.fit_field import FittedField, load
 from datasets.captures import capture_path
 from datasets.objects import Objects, StoredObject
@@ -164,21 +164,7 @@ def main() -> int:
     rows = [measure(options, path) for path in sorted(options.fields.glob("*.safetensors"))]
     for row in rows:
         print(json.dumps(row))
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": options.threads,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    write_json(
-        options.result,
-        {
-            "command": shlex.join(sys.orig_argv[1:]),
-            "config": {name: str(value) for name, value in asdict(options).items()},
-            "machine": machine,
-            "result": rows,
-        },
-    )
+    record.write(options.result, options, rows)
     return 0
 
 

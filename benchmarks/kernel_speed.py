@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import inspect
 import os
-import platform
 import re
-import shlex
 import statistics
 import subprocess
 import sys
@@ -22,17 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import record
 from benchmarks.fit_field import load
 from model import fused, mesh, volume
 from model.lrm import SIZES
 from model.triplane import TriplaneField
 from turntable import cameras, config
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK
-from turntable.files import write_json
 
 
 @dataclass(frozen=True)
@@ -254,15 +251,8 @@ def main() -> int:
         result |= timed(given, options)
     for name, value in result.items():
         print(f"{name:24s} {value:12.4g}")
-    machine = {
-        "device": torch.cuda.get_device_name() if on_gpu else f"{platform.machine()}, Triton's interpreter: untimed",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
-    command = shlex.join(sys.orig_argv[1:])
-    write_json(
-        options.out, {"command": command, "config": config.resolved(options), "machine": machine, "result": result}
+    record.write(
+        options.out, options, result, torch.cuda.get_device_name() if on_gpu else "Triton's interpreter: untimed"
     )
     agrees = max(result["values"], result["gradients"]) <= options.tolerance
     return EXIT_OK if agrees else EXIT_ITEMS_FAILED

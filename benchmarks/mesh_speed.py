@@ -9,9 +9,6 @@ out of them, and listed by the voxels that they enclose. Prints a table and writ
 
 from __future__ import annotations
 
-import platform
-import shlex
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -25,11 +22,10 @@ import tyro
 from scipy.spatial import cKDTree
 from skimage import measure
 
-from benchmarks import child, dense_twin
+from benchmarks import child, dense_twin, record
 from benchmarks.fit_field import FittedField, load
 from model import mesh
 from turntable import config
-from turntable.files import write_json
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def one_way(options: MeshSpeed) -> None:
     else:
         surface = mesh.extract(fitted.field, fitted.planes, options.resolution, fitted.config.level)
     seconds = time.perf_counter() - start
-    np.savez(options.out, vertices=surface.vertices, faces=surface.faces, seconds=seconds)
+    np.savez(options.out, vertices=surface.vertices, faces=surface.faces, seconds=seconds, peak_mb=child.own_peak_mb())
 
 
 def row(options: MeshSpeed, field: Path) -> dict[str, Any]:
@@ -76,10 +72,13 @@ def row(options: MeshSpeed, field: Path) -> dict[str, Any]:
         for way in ("dense", "sparse"):
             file = Path(folder) / f"{way}.npz"
             words = [field, "--resolution", options.resolution, "--threads", options.threads, "--way", way]
-            usage = child.run("benchmarks.mesh_speed", [*words, "--out", file])
+            child.run("benchmarks.mesh_speed", [*words, "--out", file])
             with np.load(file) as arrays:
                 found[way] = trimesh.Trimesh(arrays["vertices"], arrays["faces"], process=False)
-                figures |= {f"{way} s": round(float(arrays["seconds"]), 2), f"{way} MB": round(usage.peak_mb)}
+                figures |= {
+                    f"{way} s": round(float(arrays["seconds"]), 2),
+                    f"{way} MB": round(float(arrays["peak_mb"])),
+                }
     figures["ratio"] = round(figures["dense s"] / figures["sparse s"], 1)
     return {**figures, **compared(found["sparse"], found["dense"], options.resolution)}
 
@@ -120,21 +119,7 @@ def main() -> int:
     rows = [row(options, field) for field in options.fields]
     for name in rows[0]:
         print(f"{name:24s}", *(f"{result[name]!s:>24s}" for result in rows))
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": options.threads,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    write_json(
-        options.out,
-        {
-            "command": shlex.join(sys.orig_argv[1:]),
-            "config": config.resolved(options),
-            "machine": machine,
-            "result": rows,
-        },
-    )
+    record.write(options.out, options, rows)
     return 0
 
 

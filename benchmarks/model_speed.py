@@ -7,20 +7,15 @@ own, whose peak memory counts whole: Python's, torch's, the field's. Prints a ta
 
 from __future__ import annotations
 
-import platform
-import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 
-from benchmarks import rendering
+from benchmarks import record, rendering
 from turntable import config
-from turntable.files import write_json
 
 PARTS: dict[str, Callable[[Path, int, int], list[dict[str, Any]]]] = {"rendering": rendering.rows}
 """Part -> (field, repeats, threads) -> rows: task, renderer, seconds, peak_mb, …"""
@@ -77,16 +72,7 @@ def main() -> int:
         for row in PARTS[part](field, options.repeats, options.threads)
     ]
     print_rows(rows)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": options.threads,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    shown = {**config.resolved(options), "fields": [field.name for field in options.fields]}
-    # Where fields lie on this machine is nobody's business.
-    command = shlex.join(Path(word).name if Path(word).is_absolute() else word for word in sys.orig_argv[1:])
-    write_json(options.out, {"command": command, "config": shown, "machine": machine, "result": rows})
+    record.write(options.out, options, rows)
     return 0
 
 

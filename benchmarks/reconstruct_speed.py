@@ -8,10 +8,6 @@ OpenLRM's sizes, random weights) is timed on the picture, and everything after i
 
 from __future__ import annotations
 
-import os
-import platform
-import shlex
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +16,7 @@ from typing import Any
 import torch
 import tyro
 
+from benchmarks import record
 from benchmarks.fit_field import load
 from model import mesh_files, pipeline
 from model.lrm import LRM, SIZES
@@ -27,7 +24,6 @@ from model.photograph import Photograph
 from model.pipeline import Model, Source, Stages, SurfaceSettings
 from turntable import config
 from turntable.errors import UserError
-from turntable.files import write_json
 
 
 @dataclass(frozen=True)
@@ -96,15 +92,7 @@ def main() -> int:
         print(f"{stage:10s} {seconds:9.3f} s")
     print(f"{'total':10s} {result['total']:9.3f} s   {result['faces']:,} triangles, {result['glb_bytes']:,} bytes")
     on_gpu = pipeline.pick_device(options.device).type == "cuda"
-    machine = {
-        "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    command = shlex.join(sys.orig_argv[1:])
-    settings = config.resolved(options)
-    write_json(options.out, {"command": command, "config": settings, "machine": machine, "result": result})
+    record.write(options.out, options, result, torch.cuda.get_device_name() if on_gpu else None)
     return 0
 
 

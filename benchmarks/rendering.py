@@ -16,7 +16,6 @@ each stand for its span, as ours does.
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -188,11 +187,6 @@ def _gradient_errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> d
     return {name: float(f"{(found[name] - value).norm() / value.norm():.1e}") for name, value in expected.items()}
 
 
-def peak_mb() -> float:
-    """MiB that this process had resident at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def main() -> int:
     trial = config.parse(Trial, __doc__ or "")
     torch.set_num_threads(trial.threads)
@@ -204,7 +198,7 @@ def main() -> int:
         work: Callable[[], Tensor | dict[str, Tensor]] = picture(fitted, trial.renderer)
     else:
         work = step(fitted, trial.renderer, same_samples=trial.task == "gradients")
-    before, clock, processor = peak_mb(), [], []
+    before, clock, processor = child.own_peak_mb(), [], []
     for _ in range(trial.repeats + 1):
         start, started = time.perf_counter(), time.process_time()
         result = work()
@@ -213,7 +207,7 @@ def main() -> int:
     figures = {
         "seconds": round(min(clock[1:], default=clock[0]), 4),
         "processor_seconds": round(min(processor[1:], default=processor[0]), 4),
-        "peak_mb": round(peak_mb()),
+        "peak_mb": round(child.own_peak_mb()),
         "peak_mb_before": round(before),
     }
     _save(trial.out.with_suffix(".safetensors"), {"picture": result} if isinstance(result, Tensor) else result)
