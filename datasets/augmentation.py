@@ -80,8 +80,10 @@ def mirrored(sample: dict[str, Tensor]) -> dict[str, Tensor]:
     poses, lenses = mirrored_camera(sample["world_from_camera"], sample["intrinsics"])
     uv = sample["uv"].clone()
     uv[..., 0] = 1 - uv[..., 0]
+    normal = {"normal": sample["normal"] * _MIRROR} if "normal" in sample else {}
     return {
         **sample,
+        **normal,
         "image": sample["image"].flip(-1),
         "camera": torch.cat([pose.reshape(12), lens]),
         "world_from_camera": poses,

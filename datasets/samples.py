@@ -53,6 +53,8 @@ class SampleConfig:
     """Grey behind the object, 1 is white."""
     with_depth: bool = False
     """Also give the rays' true depth; the shards must hold the depth pass."""
+    with_normals: bool = False
+    """Also give the surface's true normals; the shards must hold the normal pass."""
     hull_resolution: int = 64
     """Voxels along a side of the visual hull's grid."""
     augment: Augmentation = field(default_factory=Augmentation)
@@ -164,6 +166,7 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         alpha                 (V, R)          in [0, 1]
         world_from_canonical  (3, 3)          rotation
         depth                 (V, R)          planar, object units, 0 where nothing is hit; only `with_depth`
+        normal                (V, R, 3)       unit, canonical frame, 0 where nothing is hit; only `with_normals`
         hull                  (n, n, n) bool  visual hull of the views that may be seen, world frame, indexed [x, y, z]
         index                 ()  int64       the object in the set of shards
         seed                  ()  int64       for whatever else is random about this draw
@@ -174,8 +177,9 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         self.indices = list(range(len(shards))) if indices is None else list(indices)
         self.epoch = 0
         self._cache = _Cache(config.cache_bytes)
-        for index in self.indices:
-            self._views(index)  # an object that cannot give a sample is named now, not hours later
+        for index in self.indices:  # an object that cannot give a sample is named now, not hours later
+            self._views(index)
+            _require_cameras(shards, index)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -198,7 +202,11 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         pixels = self._pixels(rng, index, views, size)
         uv = (pixels + 0.5) / size
         rgb, alpha = self._seen(index, views, pixels, size)
-        depth = {"depth": _tensor(self._depths(index, views, uv))} if self.config.with_depth else {}
+        depth = {"depth": _tensor(self._at(self._depth, index, views, uv))} if self.config.with_depth else {}
+        normal = {}
+        if self.config.with_normals:
+            turn = given.canonical_from_world[:, :3]
+            normal = {"normal": _tensor(self._at(self._normal, index, views, uv) @ turn.T)}
         sample = {
             "image": given.image,
             "camera": misjudged(rng, given.camera, self.config.augment),
@@ -208,6 +216,7 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
             "rgb": rgb,
             "alpha": alpha,
             **depth,
+            **normal,
             "world_from_canonical": _tensor(given.canonical_from_world[:, :3].T),
             "hull": torch.from_numpy(self.hull(index)),
             "index": torch.tensor(index),
@@ -289,18 +298,36 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         rgb = framing.on_background(rgba, self.config.background)
         return torch.from_numpy(rgb), _tensor(rgba[..., 3] / 255)
 
-    def _depths(self, index: int, views: np.ndarray, uv: np.ndarray) -> np.ndarray:
-        """(V, R) planar depth of the depth pass's nearest pixel at uv (V, R, 2)."""
+    def _at(
+        self, picture: Callable[[int, int], np.ndarray], index: int, views: np.ndarray, uv: np.ndarray
+    ) -> np.ndarray:
+        """(V, R, …) of a pass's nearest pixel at uv (V, R, 2)."""
         found = []
         for view, at in zip(views, uv, strict=True):
-            depth = self._depth(index, int(view))
-            column, row = (at * len(depth)).astype(np.int64).T
-            found.append(depth[row, column])
+            whole = picture(index, int(view))
+            column, row = (at * len(whole)).astype(np.int64).T
+            found.append(whole[row, column])
         return np.stack(found)
+
+    def _normal(self, index: int, view: int) -> np.ndarray:
+        """(s, s, 3) float32 normals as rendered, world frame."""
+        return self._cache.get(("normal", index, view), lambda: (self.shards.normal(index, view),))[0]
 
     def _depth(self, index: int, view: int) -> np.ndarray:
         """(s, s) float32 planar depth as rendered."""
         return self._cache.get(("depth", index, view), lambda: (self.shards.depth(index, view),))[0]
+
+
+def _require_cameras(shards: ShardSet, index: int) -> None:
+    poses, intrinsics = shards.cameras(index)
+    broken = ~(
+        np.isfinite(poses).all(axis=(1, 2)) & np.isfinite(intrinsics).all(axis=1) & (intrinsics[:, :2] > 0).all(axis=1)
+    )
+    if broken.any():
+        raise ShardError(
+            f"{shards.uids[index]}: the cameras of views {np.flatnonzero(broken).tolist()} are not numbers, or have no focal length;"
+            " leave the object out (--uids), or write its shard again"
+        )
 
 
 def _draw_views(rng: np.random.Generator, allowed: np.ndarray, count: int) -> np.ndarray:

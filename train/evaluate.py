@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from model import mesh, mesh_files
 from model.checkpoints import load_checkpoint
 from model.pipeline import pick_device
 from model.placement import supposed_camera
-from train import methods, metrics
+from train import lpips, methods, metrics
 from train.baselines import MeanShapes, TrainingSet
 from train.ceilings import ceilings
 from train.report import object_picture, write_page
@@ -68,6 +69,8 @@ class EvaluateConfig:
     """Where the baselines find the training objects; left out: --shards."""
     training_uids: Path | None = None
     """The training objects among them; left out: all."""
+    lpips_weights: Path | None = None
+    """Folder with LPIPS's weights; left out: torch.hub's checkpoint cache, and no LPIPS where they are not there."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
 
@@ -128,11 +131,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     indices = shards.listed(config.uids)
     categories = read_categories(config.categories) if config.categories else None
     held_out = models[0].held_out if config.held_out_views is None else config.held_out_views
+    perceptual = perceptual_measure(config)
     baselines = baseline_methods(models[0], shards, indices, config, categories) if config.baselines else {}
     command_line.claim_folder(config.out, config, set(vars(config)))
     objects, pictures = [], []
     for index in tqdm(indices, desc="evaluate", unit="object"):
-        item, picture = judge_object(shards, index, held_out, models, baselines, config, categories)
+        item, picture = judge_object(shards, index, held_out, models, baselines, config, categories, perceptual)
         objects.append(item)
         pictures.append(picture)
     summary = summarise(objects)
@@ -155,6 +159,7 @@ def judge_object(
     baselines: dict[str, methods.Method],
     config: EvaluateConfig,
     categories: Categories | None,
+    perceptual: metrics.Perceptual | None,
 ) -> tuple[Judged, np.ndarray]:
     """One object's figures by row, and its sheet of pictures; its meshes are written on the way."""
     figures: dict[str, dict[str, float]] = {}
@@ -162,14 +167,14 @@ def judge_object(
     for model in models:
         truth = methods.load_truth(shards, index, config.input_view, held_out, config.size, model.views)
         answer = answers[model.name] = model.method(truth)
-        figures[model.name] = judge(answer, truth)
-        figures |= further_rows(model.name, answer, truth)
+        figures[model.name] = judge(answer, truth, perceptual)
+        figures |= further_rows(model.name, answer, truth, perceptual)
         empty[model.name] = answer.surface is None
         if answer.surface is not None:
             folder = config.out if len(models) == 1 else config.out / model.name
             mesh_files.write(methods.mesh_path(folder, truth.uid), answer.surface)
     truth = methods.load_truth(shards, index, config.input_view, held_out, config.size, models[0].views)
-    figures |= {name: judge(method(truth), truth) for name, method in baselines.items()}
+    figures |= {name: judge(method(truth), truth, perceptual) for name, method in baselines.items()}
     figures |= ceilings(truth.shape, truth.judged, truth.input_view.canonical_from_world)
     category = truth.lvis_class if categories is None else categories.of(shards.record(index)) or "other"
     return Judged(truth.uid, category, figures, empty), object_picture(truth, answers)
@@ -198,28 +203,42 @@ def baseline_methods(
     return baselines
 
 
-def judge(answer: methods.Reconstruction, truth: methods.Truth) -> dict[str, float]:
+def perceptual_measure(config: EvaluateConfig) -> metrics.Perceptual | None:
+    """LPIPS, where its weights are; a folder that was named must have them."""
+    if config.lpips_weights is None and not lpips.found(None):
+        log.info("no LPIPS: its weights are not in %s; see --lpips-weights", lpips.default_folder())
+        return None
+    return partial(lpips.of_pictures, lpips.load(config.lpips_weights).to(pick_device(config.device)))
+
+
+def judge(
+    answer: methods.Reconstruction, truth: methods.Truth, perceptual: metrics.Perceptual | None
+) -> dict[str, float]:
     """The figures of one method on one object."""
-    figures = picture_figures(answer.judged, truth.judged) if answer.judged else {}
+    figures = picture_figures(answer.judged, truth.judged, perceptual) if answer.judged else {}
     if answer.gives_shape:
         figures |= metrics.shape_metrics(answer.shape, truth.shape)
     return figures
 
 
-def picture_figures(pictures: list[np.ndarray], targets: list[samples.TargetView]) -> dict[str, float]:
+def picture_figures(
+    pictures: list[np.ndarray], targets: list[samples.TargetView], perceptual: metrics.Perceptual | None
+) -> dict[str, float]:
     """Mean picture figures over views."""
     rows = [
-        metrics.picture_metrics(picture, target.rgb, target.alpha)
+        metrics.picture_metrics(picture, target.rgb, target.alpha, perceptual)
         for picture, target in zip(pictures, targets, strict=True)
     ]
     return metrics.mean_figures(rows)
 
 
-def further_rows(name: str, answer: methods.Reconstruction, truth: methods.Truth) -> dict[str, dict[str, float]]:
+def further_rows(
+    name: str, answer: methods.Reconstruction, truth: methods.Truth, perceptual: metrics.Perceptual | None
+) -> dict[str, dict[str, float]]:
     """Rows beside a model's own: its supervised views, and its shape after alignment."""
     rows = {}
     if truth.supervised:
-        rows[f"{name}, supervised views"] = picture_figures(answer.supervised, truth.supervised)
+        rows[f"{name}, supervised views"] = picture_figures(answer.supervised, truth.supervised, perceptual)
     if answer.surface is not None and answer.shape is not None:
         step = max(len(answer.shape.points) // 3000, 1)
         aligned = geometry.align_upright(answer.shape.points[::step], truth.shape.points[::step])

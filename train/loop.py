@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -31,7 +33,7 @@ from train.metrics import decibels
 from train.optimiser import GradientGuard, set_rate
 from train.schedule import Progress, Schedule
 from turntable.errors import UserError
-from turntable.files import write_bytes
+from turntable.files import read_json, write_bytes
 from turntable.report import encode_picture
 
 log = logging.getLogger(__name__)
@@ -102,7 +104,13 @@ class Trainer:
     guard: GradientGuard
     extra: dict[str, Any]
     world: World = ALONE
+    waited: float = 0.0
+    """Seconds spent waiting for data since the last report."""
+    reported: float = 0.0
+    """`Progress.seconds` at the last report."""
     development: Development | None = None
+    wandb: str = ""
+    """Project of Weights & Biases that is told of the run as well; none where empty."""
 
     @property
     def progress(self) -> Progress:
@@ -118,6 +126,7 @@ class Trainer:
     def run(self) -> None:
         """Trains to the schedule's end. Ctrl-C saves a checkpoint first."""
         watch = Watch(self) if self.world.first else None
+        self.reported = self.progress.seconds
         stage: Stage | None = None
         batches: Iterator[dict[str, Tensor]] = iter(())
         saved = last = time.monotonic()
@@ -169,11 +178,10 @@ class Trainer:
         settings = self.stage.settings
         total: dict[str, Tensor] = {}
         for number in range(count):
-            batch = {
-                name: value.to(self.world.device, non_blocking=True)
-                for name, value in next(batches).items()
-                if torch.is_tensor(value)
-            }
+            asked = time.perf_counter()
+            loaded = next(batches)
+            self.waited += time.perf_counter() - asked
+            batch = {name: value.to(self.world.device, non_blocking=True) for name, value in loaded.items()}
             with last_of_several(self.objective, last=number == count - 1):
                 loss, terms = self.objective(batch, settings)
                 (loss / count).backward()
@@ -253,9 +261,26 @@ class Trainer:
             "learning_rate": self.schedule.learning_rate_at(self.progress),
             "skipped": self.progress.skipped,
             "seconds": round(self.progress.seconds, 2),
+            **self._pace(),
         }
         if watch is not None:
             watch.write(self.progress.step, values)
+
+    def _pace(self) -> dict[str, float]:
+        """Objects a second of all processes, this one's share of time spent waiting for data, and its memory at most."""
+        seconds = max(self.progress.seconds - self.reported, 1e-9)
+        device = self.world.device
+        if device.type == "cuda":
+            peak = float(torch.cuda.max_memory_allocated(device))
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+        pace = {
+            "objects_per_second": round(LOG_EVERY * self.batch / seconds, 3),
+            "data_wait": round(self.waited / seconds, 4),
+            "peak_memory_gb": round(peak / 2**30, 3),
+        }
+        self.reported, self.waited = self.progress.seconds, 0.0
+        return pace
 
     def _judge(self, watch: Watch | None) -> Verdict:
         assert self.development is not None
@@ -282,6 +307,7 @@ class Watch:
         self.out, self.trainer = out, trainer
         self.history = History(out / "log.jsonl", progress.step)
         self.writer = SummaryWriter(out / "tensorboard", purge_step=progress.step)
+        self.wandb = wandb_run(out, trainer.wandb) if trainer.wandb else None
         done = trainer.schedule.done(progress)
         self.bar = tqdm(total=1.0, initial=done, desc="train", bar_format=_BAR, mininterval=1)
 
@@ -290,6 +316,8 @@ class Watch:
         self.history.append(step, values)
         for name, value in values.items():
             self.writer.add_scalar(f"train/{name}", value, step)
+        if self.wandb is not None:
+            self.wandb.log(values, step=step)
         progress = self.trainer.progress
         self.bar.n = self.trainer.schedule.done(progress)
         if "psnr" in values:
@@ -306,3 +334,24 @@ class Watch:
         """Ends the bar and flushes the log."""
         self.bar.close()
         self.writer.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def wandb_run(out: Path, project: str) -> Any:
+    """A run of Weights & Biases for the run in `out`, continued where it was begun before."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            "--wandb needs the package wandb: pip install -e .[wandb]; TensorBoard needs nothing"
+        ) from error
+    name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
+    return wandb.init(
+        project=project,
+        id=name,
+        name=out.name,
+        resume="allow",
+        dir=out,
+        config=read_json(out / "config.json")["config"],
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -64,12 +65,33 @@ class LPIPS(nn.Module):
         return distance
 
 
+def found(folder: Path | None) -> bool:
+    """Whether the weights are where `load` looks for them."""
+    folder = folder or default_folder()
+    return all((folder / name).is_file() for name in (BACKBONE_FILE, HEADS_FILE))
+
+
+def default_folder() -> Path:
+    """torch.hub's checkpoint cache."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def of_pictures(model: LPIPS, a: np.ndarray, b: np.ndarray) -> float:
+    """Distance of two pictures (S, S, 3) in [0, 1]."""
+    device = model.mean.device
+    first, second = (
+        torch.as_tensor(each, dtype=torch.float32, device=device).permute(2, 0, 1)[None] for each in (a, b)
+    )
+    with torch.no_grad():
+        return float(model(first, second))
+
+
 def load(folder: Path | None) -> LPIPS:
     """LPIPS with the published weights from `folder` (default: torch.hub's checkpoint cache). Never downloads.
 
     Raises UserError naming the file that is missing or does not fit.
     """
-    folder = folder or Path(torch.hub.get_dir()) / "checkpoints"
+    folder = folder or default_folder()
     backbone, heads = (_read(folder / name) for name in (BACKBONE_FILE, HEADS_FILE))
     state = {}
     layer = 0

@@ -133,6 +133,8 @@ class TrainConfig:
     """torch's CPU threads; left out: one a core. On a machine that is busy otherwise, fewer are far faster."""
     workers: int = 0
     """Loader processes; 0 loads in the training process."""
+    wandb: str = ""
+    """Project of Weights & Biases to report to, beside TensorBoard; needs the extra `wandb`."""
     save_minutes: float = 5.0
     """Minutes between checkpoints."""
     seed: int = 0
@@ -150,7 +152,7 @@ class TrainConfig:
 
 
 FREE_ON_RESUME = {
-    "resume", "steps", "minutes", "threads", "workers", "save_minutes", "device", "shards", "plan", "cache", "micro_batch",
+    "resume", "steps", "minutes", "threads", "workers", "save_minutes", "device", "shards", "plan", "wandb", "cache", "micro_batch",
     "sharing", "recompute",
 }  # fmt: skip
 """Fields that a continued run may change."""
@@ -226,6 +228,7 @@ def sample_config(
         held_out_views=held_out,
         region_share=1.0 if config.weights.lpips else 0.0,
         with_depth=config.weights.depth > 0,
+        with_normals=config.weights.normal > 0,
         augment=config.augment,
         seed=config.seed,
     )
@@ -268,7 +271,9 @@ def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int], wor
     lrm.recompute(config.recompute)
     freeze(lrm, config.optimiser.freeze)
     if config.weights.depth:
-        sets.require_depth(shards, indices)
+        sets.require_pass(shards, indices, "depth")
+    if config.weights.normal:
+        sets.require_pass(shards, indices, "normal")
     samples = ShardSamples(shards, sample_config(config, lrm.config, shards, indices, world.size), indices)
     settings = RenderSettings(samples=choose(config, "samples"), bf16=bf16)
     judge = lpips.load(config.lpips_weights).to(world.device) if config.weights.lpips else None
@@ -302,6 +307,7 @@ def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int], wor
             **sets.camera_defaults(shards, indices, lrm.config.fill),
         },
         world=world,
+        wandb=config.wandb,
         development=_development(config, samples, settings),
     )
 
@@ -312,7 +318,14 @@ def _development(config: TrainConfig, samples: ShardSamples, settings: RenderSet
         return None
     # The same rays every time, of pictures as they are, and from the first view: what is judged must not move.
     still = replace(
-        samples.config, rays=512, input_view=0, augment=Augmentation(), with_depth=False, further_sizes=(), seed=0
+        samples.config,
+        rays=512,
+        input_view=0,
+        augment=Augmentation(),
+        with_depth=False,
+        with_normals=False,
+        further_sizes=(),
+        seed=0,
     )
     return Development(config.development, ShardSamples(samples.shards, still, samples.shards.listed(listed)), settings)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -62,12 +62,12 @@ def chosen_objects(shards: ShardSet, uids: Path | None, without: Path | None = N
     return indices
 
 
-def require_depth(shards: ShardSet, indices: list[int]) -> None:
-    """The depth loss needs shards that hold depth; a set without it (videos, say) is a UserError that says what to do."""
+def require_pass(shards: ShardSet, indices: list[int], name: Literal["depth", "normal"]) -> None:
+    """A loss needs shards that hold its pass; a set without it (videos, say) is a UserError that says what to do."""
     try:
-        shards.depth(indices[0], 0)
+        getattr(shards, name)(indices[0], 0)
     except ShardError as error:
-        raise UserError(f"the depth loss was asked for and {error}; train without it: --depth 0") from error
+        raise UserError(f"the {name} loss was asked for and {error}; train without it: --{name} 0") from error
 
 
 def camera_defaults(shards: ShardSet, indices: list[int], fill: float) -> dict[str, Any]:

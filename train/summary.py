@@ -60,10 +60,11 @@ def _classes(objects: Sequence[Judged]) -> list[str]:
 def table(found: Rows) -> str:
     """Rows as aligned text: means; a dash where a method has no such figure."""
     width = max(len(name) for name in found)
-    widths = {column: max(len(column) + 2, 9) for column in metrics.COLUMNS}
-    lines = [" " * width + "".join(f"{column:>{widths[column]}}" for column in metrics.COLUMNS)]
+    columns = [column for column in metrics.COLUMNS if any(column in row for row in found.values())]
+    widths = {column: max(len(column) + 2, 9) for column in columns}
+    lines = [" " * width + "".join(f"{column:>{widths[column]}}" for column in columns)]
     for name, row in found.items():
-        cells = (f"{_mean(row, column):>{widths[column]}}" for column in metrics.COLUMNS)
+        cells = (f"{_mean(row, column):>{widths[column]}}" for column in columns)
         lines.append(f"{name:<{width}}" + "".join(cells))
     return "\n".join(lines)
 
