@@ -74,7 +74,7 @@ def test_shapes_and_types(coded: ShardSet) -> None:
         "rgb": (3, 100, 3), "alpha": (3, 100), "world_from_canonical": (3, 3), "hull": (16, 16, 16), "index": (), "seed": (),
     }  # fmt: skip
     assert {name: tuple(value.shape) for name, value in sample.items()} == shapes
-    kinds = {"hull": torch.bool, "index": torch.int64}
+    kinds = {"hull": torch.bool, "index": torch.int64, "seed": torch.int64}
     assert all(value.dtype == kinds.get(name, torch.float32) for name, value in sample.items())
 
 
