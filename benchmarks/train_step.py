@@ -1,0 +1,156 @@
+"""A whole training step beside the dense twin's, and two processes beside one: `python -m benchmarks.train_step SHARDS`.
+
+A step is everything: an object drawn and decoded, image to planes, rendering, loss, backward pass, AdamW. Both ways train the same
+network on the same draws with colour and opacity losses; ours renders as `train.lrm` does, the twin as `benchmarks.dense_twin`
+does, a view after the other. Each in a process of its own. Then `train.lrm` runs by one process of one thread and by two
+(torchrun, gloo), and its own log says how many objects a second each took. Prints a table and writes
+`benchmarks/results/train_step.json`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from benchmarks import child, dense_twin, record
+from datasets.shards import ShardSet
+from train import sets
+from train.history import read_history
+from train.losses import LossWeights, Objective, RenderSettings
+from train.lrm import TrainConfig, build_trainer
+from turntable import cameras, config
+from turntable.files import read_json, write_json
+
+COLOURS = LossWeights(colour=1.0, mask=0.5, empty=0.0, depth=0.0)
+
+
+@dataclass(frozen=True)
+class StepBenchmark:
+    """What to measure."""
+
+    shards: tyro.conf.Positional[Path]
+    """Shards to train on."""
+    model: Literal["tiny", "small", "base", "large"] = "small"
+    batch: int = 1
+    """Objects a step."""
+    views: int = 4
+    rays: int = 4096
+    """Rays a view: 64²."""
+    samples: int = 96
+    repeats: int = 4
+    """Steps; the best counts, the first is not among them."""
+    threads: int = 2
+    scaling_steps: int = 60
+    """Steps of `train.lrm` with the tiny model, by one and by two processes; 0: not."""
+    way: Literal["both", "ours", "twin"] = "both"
+    """One way only is what a process of this benchmark's own is asked for; it writes its figures to `out`."""
+    out: Path = Path("benchmarks/results/train_step.json")
+
+
+class DenseObjective(Objective):
+    """The same losses of what the dense twin renders."""
+
+    def forward(self, batch: dict[str, Tensor], settings: RenderSettings) -> tuple[Tensor, dict[str, Tensor]]:
+        planes = self.lrm.planes(batch["image"], batch["camera"])
+        origins, directions = cameras.rays(batch["uv"], batch["world_from_camera"], batch["intrinsics"])
+        seen = [
+            dense_twin.render(self.lrm.field, planes[k : k + 1], origins[k], directions[k], settings.samples)
+            for k in range(len(planes))
+        ]
+        colour, opacity = torch.stack([s.colour for s in seen]), torch.stack([s.opacity for s in seen])
+        error = (colour - batch["rgb"]).square().mean()
+        mask = (opacity - batch["alpha"]).square().mean()
+        return error + self.weights.mask * mask, {"colour": error.detach(), "mask": mask.detach()}
+
+
+def one_way(options: StepBenchmark) -> dict[str, float]:
+    """Seconds of a step, and the most memory."""
+    settings = TrainConfig(
+        options.shards, options.out.parent / "run", model=options.model, steps=100, batch=options.batch, views=options.views,
+        rays=options.rays, samples=options.samples, weights=COLOURS, threads=options.threads, device="cpu",
+    )  # fmt: skip
+    shards = ShardSet(options.shards)
+    trainer = build_trainer(settings, shards, sets.chosen_objects(shards, None))
+    if options.way == "twin":
+        trainer = replace(trainer, objective=DenseObjective(trainer.state.lrm, COLOURS))
+    batches = trainer.batches(0)
+    seconds = []
+    for _ in range(options.repeats + 1):
+        start = time.perf_counter()
+        trainer.step(batches)
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": round(min(seconds[1:]), 3), "peak_mb": round(child.own_peak_mb())}
+
+
+def both_ways(options: StepBenchmark, folder: Path) -> dict[str, Any]:
+    """Our step and the twin's, and their ratios."""
+    found = {}
+    for way in ("twin", "ours"):
+        out = folder / f"{way}.json"
+        words = [options.shards, "--model", options.model, "--batch", options.batch, "--views", options.views]
+        words += ["--rays", options.rays, "--samples", options.samples, "--repeats", options.repeats]
+        child.run("benchmarks.train_step", [*words, "--threads", options.threads, "--way", way, "--out", out])
+        found[way] = read_json(out)
+    ours, twin = found["ours"], found["twin"]
+    return {
+        **found,
+        "times_faster": round(twin["seconds"] / ours["seconds"], 2),
+        "share_of_memory": round(ours["peak_mb"] / twin["peak_mb"], 3),
+    }
+
+
+def scaling(options: StepBenchmark, folder: Path) -> dict[str, float]:
+    """Objects a second by one process of one thread, by two, and their ratio."""
+    rates = []
+    for processes in (1, 2):
+        out = folder / f"processes-{processes}"
+        words = [
+            "--shards",
+            options.shards,
+            "--out",
+            out,
+            "--model",
+            "tiny",
+            "--steps",
+            options.scaling_steps,
+            "--batch",
+            4,
+        ]
+        words += ["--threads", 1, "--device", "cpu", "--save-minutes", 60]
+        if processes == 1:
+            child.run("train.lrm", words)
+        else:
+            child.run(
+                "torch.distributed.run", ["--standalone", f"--nproc-per-node={processes}", "-m", "train.lrm", *words]
+            )
+        lines = read_history(out / "log.jsonl")
+        rates.append(float(np.median([line["objects_per_second"] for line in lines[1:]])))
+    return {"one": rates[0], "two": rates[1], "ratio": round(rates[1] / rates[0], 2)}
+
+
+def main() -> int:
+    options = config.parse(StepBenchmark, __doc__ or "")
+    torch.set_num_threads(options.threads)
+    if options.way != "both":
+        write_json(options.out, one_way(options))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        result: dict[str, Any] = both_ways(options, Path(folder))
+        if options.scaling_steps:
+            result["processes"] = scaling(options, Path(folder))
+    for name, value in result.items():
+        print(f"{name:18s}{value}")
+    record.write(options.out, options, result)
+    return 0
+
+
+if __name__ == "__main__":
+    config.run(main)
