@@ -46,7 +46,7 @@ demo: setup
 	@echo "Worth opening:"
 	@echo "  $(DEMO)/contact-sheet.png               what was rendered"
 	@echo "  $(DEMO)/run/curves.png                  how training went (tensorboard --logdir $(DEMO)/run)"
-	@echo "  $(DEMO)/report/report.html              held-out models beside four baselines"
+	@echo "  $(DEMO)/report/report.html              held-out models beside five baselines"
 	@echo "  $(DEMO)/reconstruction/preview.png      the reconstruction; turntable.mp4 and mesh.glb beside it"
 
 clean-demo:

@@ -150,7 +150,9 @@ def mean_shape(shapes: MeanShapes) -> Method:
     """A method that knows nothing but the object's class, and answers with what its training objects have in common."""
 
     def method(truth: Truth) -> Reconstruction:
-        return Reconstruction(judged=[], shape=shapes.of(truth.record))
+        shape = shapes.of(truth.record)
+        # A class that training has no object of has no mean shape, which is not the same as an empty one.
+        return Reconstruction(judged=[], shape=shape, gives_shape=shape is not None)
 
     return method
 
