@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from turntable.errors import UserError
 
@@ -24,15 +23,7 @@ class Usage:
     """Of all cores together, its children's included."""
     peak_mb: float
     """MiB resident at most, by the command or by whoever started it, if that was larger (the kernel counts from before the
-    command's own program is loaded); `own_peak_mb` is the command's own."""
-
-
-def own_peak_mb() -> float:
-    """MiB that this process' program had resident at most."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise UserError("this system does not say how much memory a process had at most (no VmHWM in /proc/self/status)")
+    command's own program is loaded); `turntable.resources.peak_memory` is the command's own."""
 
 
 def run(module: str, words: Sequence[object]) -> Usage:

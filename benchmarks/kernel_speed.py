@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks import record
 from benchmarks.fit_field import load
-from model import fused, mesh, volume
+from model import fused, occupancy, volume
 from model.lrm import SIZES
 from model.triplane import TriplaneField
 from turntable import cameras, config
@@ -92,8 +92,7 @@ def scene(options: KernelBenchmark, device: str) -> Scene:
     uv = cameras.pixel_centres(options.view, options.view).reshape(-1, 2)
     rays = cameras.rays(uv, pose, cameras.intrinsics_from_fov(45.0))
     origins, directions = (torch.tensor(part[None], dtype=torch.float32, device=device) for part in rays)
-    grid = volume.Occupancy(mesh.occupied(field, planes)[None], torch.eye(3, device=device)[None])
-    return Scene(field, planes, origins, directions, grid)
+    return Scene(field, planes, origins, directions, occupancy.occupied(field, planes))
 
 
 def rendered(given: Scene, samples: int, kernel: volume.Kernel) -> list[Tensor]:

@@ -26,6 +26,7 @@ from benchmarks import child, dense_twin, record
 from benchmarks.fit_field import FittedField, load
 from model import mesh
 from turntable import config
+from turntable.resources import peak_memory
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ def one_way(options: MeshSpeed) -> None:
     else:
         surface = mesh.extract(fitted.field, fitted.planes, options.resolution, fitted.config.level)
     seconds = time.perf_counter() - start
-    np.savez(options.out, vertices=surface.vertices, faces=surface.faces, seconds=seconds, peak_mb=child.own_peak_mb())
+    np.savez(
+        options.out, vertices=surface.vertices, faces=surface.faces, seconds=seconds, peak_mb=peak_memory() / 2**20
+    )
 
 
 def row(options: MeshSpeed, field: Path) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from train.metrics import decibels
 from turntable import cameras, config
 from turntable.errors import UserError
 from turntable.files import atomic_path, read_json, write_json
+from turntable.resources import peak_memory
 
 SAMPLES = 96
 DISTANCE, FOV = 2.6, 45.0
@@ -198,7 +199,7 @@ def main() -> int:
         work: Callable[[], Tensor | dict[str, Tensor]] = picture(fitted, trial.renderer)
     else:
         work = step(fitted, trial.renderer, same_samples=trial.task == "gradients")
-    before, clock, processor = child.own_peak_mb(), [], []
+    before, clock, processor = peak_memory() / 2**20, [], []
     for _ in range(trial.repeats + 1):
         start, started = time.perf_counter(), time.process_time()
         result = work()
@@ -207,7 +208,7 @@ def main() -> int:
     figures = {
         "seconds": round(min(clock[1:], default=clock[0]), 4),
         "processor_seconds": round(min(processor[1:], default=processor[0]), 4),
-        "peak_mb": round(child.own_peak_mb()),
+        "peak_mb": round(peak_memory() / 2**20),
         "peak_mb_before": round(before),
     }
     _save(trial.out.with_suffix(".safetensors"), {"picture": result} if isinstance(result, Tensor) else result)

@@ -202,16 +202,6 @@ def density_grid(
     return grid
 
 
-@torch.no_grad()
-def occupied(field: MeshableField, planes: Tensor, resolution: int = 128, threshold: float = 0.2) -> Tensor:
-    """(n, n, n) bool, for `Occupancy`: voxels where the density, or a neighbour's, is above `threshold`.
-
-    At the default, what is dropped dims a ray by a few per cent at most; rendering without gradients gets several times faster.
-    """
-    grid = density_grid(field, planes, resolution, threshold)
-    return torch.from_numpy(ndimage.maximum_filter(grid, 3) > threshold).to(planes.device)
-
-
 def _coarsening(resolution: int, at_least: int) -> int:
     """The largest whole factor that leaves a grid of `at_least` points a side."""
     return max((f for f in range(1, 9) if resolution % f == 0 and resolution // f >= at_least), default=1)

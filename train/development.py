@@ -100,7 +100,7 @@ class Development:
             log.warning(
                 "step %d: objects in training get better (%.1f dB) while the development objects get worse (%.1f dB, best %.1f):"
                 " the model learns its few objects by heart. Stop here (best.safetensors is kept), or give it more objects,"
-                " --freeze encoder, a lower --learning-rate, --augment",
+                " --freeze encoder, a lower --learning-rate, --mirror, --fill-spread",
                 progress.step,
                 seen[-1],
                 held_out[-1],

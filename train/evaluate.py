@@ -176,7 +176,7 @@ def judge_object(
     truth = methods.load_truth(shards, index, config.input_view, held_out, config.size, models[0].views)
     figures |= {name: judge(method(truth), truth, perceptual) for name, method in baselines.items()}
     figures |= ceilings(truth.shape, truth.judged, truth.input_view.canonical_from_world)
-    category = truth.lvis_class if categories is None else categories.of(shards.record(index)) or "other"
+    category = truth.record.get("lvis_class") or "-" if categories is None else categories.of(truth.record) or "other"
     return Judged(truth.uid, category, figures, empty), object_picture(truth, answers)
 
 

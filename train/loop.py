@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -35,6 +34,7 @@ from train.schedule import Progress, Schedule
 from turntable.errors import UserError
 from turntable.files import read_json, write_bytes
 from turntable.report import encode_picture
+from turntable.resources import peak_memory
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +134,7 @@ class Trainer:
         try:
             if self.development is not None and self.progress.best is None:
                 self._judge(watch)  # what it begins from counts too: fine-tuning may only make it worse
+                saved = last = time.monotonic()
             with interrupts() as interrupted:
                 while self.schedule.done(self.progress) < 1 and verdict is not Verdict.STOP:
                     if self.stage is not stage:
@@ -149,6 +150,7 @@ class Trainer:
                         self._report(watch, terms)
                     if self.development is not None and self.development.due(self.progress.step):
                         verdict = self._judge(watch)
+                        last = time.monotonic()
                     if save or stop:
                         self.save_and_show(watch)
                         saved = last = time.monotonic()
@@ -273,7 +275,7 @@ class Trainer:
         if device.type == "cuda":
             peak = float(torch.cuda.max_memory_allocated(device))
         else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+            peak = float(peak_memory())
         pace = {
             "objects_per_second": round(LOG_EVERY * self.batch / seconds, 3),
             "data_wait": round(self.waited / seconds, 4),

@@ -26,8 +26,8 @@ class Truth:
     """An object to judge against, and the views it is judged on."""
 
     uid: str
-    lvis_class: str
     record: dict[str, Any]
+    """What is known of the object: class, licence, creator, …"""
     input_view: samples.InputView
     input_rgba: np.ndarray
     """(S, S, 4) uint8, as rendered."""
@@ -194,15 +194,13 @@ def load_truth(
     count = shards.view_count(index)
     judged = list(range(count - held_out, count)) if held_out else [v for v in range(count) if v != input_view]
     supervised = list(range(count - held_out)) if held_out else []
-    record = shards.record(index)
 
     def targets(views: list[int]) -> list[samples.TargetView]:
         return [samples.target_view(shards, index, view, size, seen.canonical_from_world) for view in views]
 
     return Truth(
         uid=shards.uids[index],
-        lvis_class=record.get("lvis_class") or "-",
-        record=record,
+        record=shards.record(index),
         input_view=seen,
         input_rgba=shards.picture(index, input_view, size),
         judged=targets(judged),

@@ -7,7 +7,6 @@ give both, whatever the device, the precision and the model are. Nothing of the 
 from __future__ import annotations
 
 import itertools
-import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from train.loop import Trainer
-from turntable.resources import memory_gb
+from turntable.resources import memory_gb, peak_memory
 
 STEPS = 3
 """Steps a measurement; the fastest counts."""
@@ -99,7 +98,7 @@ def _measured(trainer: Trainer, batch: dict[str, Tensor]) -> Step:
     if device.type == "cuda":
         return Step(min(seconds), torch.cuda.max_memory_reserved(device))
     # The process' highest so far. Two objects take more than one, so that the second measurement is the second's own.
-    return Step(min(seconds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return Step(min(seconds), peak_memory())
 
 
 def memory_of(device: torch.device) -> float:

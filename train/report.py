@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from train import methods
-from train.summary import Rows
+from train.summary import Rows, class_rows
 from turntable import framing, report
 from turntable.files import write_text
 
@@ -34,11 +34,6 @@ def write_page(path: Path, result: dict[str, Any], pictures: list[np.ndarray]) -
     """`report.html`: the protocol, the table with intervals, the models' rows by class, and a figure an object."""
     summary = result["summary"]
     models = list(summary["empty_surfaces"])
-    by_class = {
-        f"{name} ({part['objects']}), {model}": part["rows"][model]
-        for name, part in summary["classes"].items()
-        for model in models
-    }
     figures = [
         report.figure(picture, f"{item['uid']} · {item['class']} · {_short(item['figures'], models)}")
         for item, picture in zip(result["objects"], pictures, strict=True)
@@ -46,7 +41,7 @@ def write_page(path: Path, result: dict[str, Any], pictures: list[np.ndarray]) -
     intro = f"<p>{summary['objects']} objects; means with 95 % bootstrap intervals. {result['protocol']}</p>"
     tables = [_table(summary["rows"])]
     if len(summary["classes"]) > 1:
-        tables += ["<h2>By class</h2><p>Few objects each: no claims.</p>", _table(by_class)]
+        tables += ["<h2>By class</h2><p>Few objects each: no claims.</p>", _table(class_rows(summary))]
     write_text(path, report.page("Turntable: evaluation", intro, *tables, *figures))
 
 

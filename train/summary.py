@@ -75,6 +75,15 @@ def _mean(row: dict[str, dict[str, float]], column: str) -> str:
     return f"{row[column]['mean']:.{2 if column.startswith('psnr') else 3}f}"
 
 
+def class_rows(summary: dict[str, Any]) -> Rows:
+    """The models' rows of each class, its number of objects in the name."""
+    return {
+        f"{name} ({part['objects']}), {model}": part["rows"][model]
+        for name, part in summary["classes"].items()
+        for model in summary["empty_surfaces"]
+    }
+
+
 def text(summary: dict[str, Any]) -> str:
     """The whole summary as text: the table, empty surfaces, and what the models do on each class."""
     parts = [table(summary["rows"])]
@@ -82,11 +91,5 @@ def text(summary: dict[str, Any]) -> str:
         if count:
             parts.append(f"{name}: {count} of {summary['objects']} surfaces were empty at this level")
     if len(summary["classes"]) > 1:
-        models = list(summary["empty_surfaces"])
-        by_class = {
-            f"{name} ({part['objects']}), {model}": part["rows"][model]
-            for name, part in summary["classes"].items()
-            for model in models
-        }
-        parts += ["by class (few objects each: no claims)", table(by_class)]
+        parts += ["by class (few objects each: no claims)", table(class_rows(summary))]
     return "\n".join(parts)

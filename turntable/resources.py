@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,21 @@ def memory_gb() -> float:
         with contextlib.suppress(OSError, ValueError):
             total = min(total, int(Path(path).read_text()))
     return total / 2**30
+
+
+def peak_memory() -> int:
+    """Bytes that this process' program has had resident at most.
+
+    Not what getrusage says where the kernel tells better: that counts whoever started the process too, if it was larger.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def oom_kills() -> int | None:

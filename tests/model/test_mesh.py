@@ -13,7 +13,7 @@ import torch
 import trimesh
 from torch import Tensor
 
-from model import mesh, mesh_files
+from model import mesh, mesh_files, occupancy
 from model.mesh import EmptyMeshError, Mesh
 from turntable import cameras, geometry
 
@@ -108,7 +108,7 @@ def test_an_empty_result_says_how_dense_the_field_is():
 
 def test_occupied_voxels_hold_all_the_density_that_matters():
     blob = Blob()
-    grid = mesh.occupied(blob, PLANES, 64).numpy().reshape(-1)
+    grid = occupancy.occupied(blob, PLANES, 64, threshold=0.2).grid.numpy().reshape(-1)
     density = blob.evaluate_density(None, torch.from_numpy(geometry.voxel_centres(64)), 0).numpy()
     assert grid[density > 0.2].all()
     assert grid.mean() < 0.3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import drawing, mesh, preview, volume
+from model import drawing, occupancy, preview, volume
 from model.lrm import LRM
 from model.photograph import Photograph, find_object, frame_object
 from model.pipeline import Model, Reconstruction, Source, Stages, SurfaceSettings, surface
@@ -34,8 +34,7 @@ def result() -> Reconstruction:
 @pytest.mark.parametrize("camera", range(5))
 def test_the_mesh_is_drawn_where_the_field_is_seen(result, camera):
     poses, lenses = preview.preview_cameras(result.framed, 1.0)
-    grid = mesh.occupied(result.field, result.planes, 64, LEVEL)
-    body = volume.Occupancy(grid[None], torch.eye(3)[None])
+    body = occupancy.occupied(result.field, result.planes, 64, LEVEL)
     seen = volume.render_view(result.field, result.planes, poses[camera], lenses[camera], 48, 64, occupancy=body)
     upright = cameras.compose(result.framed.upright_from_canonical, poses[camera])
     hit = drawing.draw(result.shape, upright, lenses[camera], 48).hit
