@@ -80,10 +80,10 @@ def mirrored(sample: dict[str, Tensor]) -> dict[str, Tensor]:
     poses, lenses = mirrored_camera(sample["world_from_camera"], sample["intrinsics"])
     uv = sample["uv"].clone()
     uv[..., 0] = 1 - uv[..., 0]
-    normal = {"normal": sample["normal"] * _MIRROR} if "normal" in sample else {}
+    turned: dict[str, Tensor] = {name: sample[name] * _MIRROR for name in ("normal", "points") if name in sample}
     return {
         **sample,
-        **normal,
+        **turned,
         "image": sample["image"].flip(-1),
         "camera": torch.cat([pose.reshape(12), lens]),
         "world_from_camera": poses,

@@ -21,6 +21,7 @@ from torch import Tensor
 from datasets.augmentation import Augmentation, draw_background, draw_fill, exposed, mirrored, misjudged
 from datasets.order import Draw
 from datasets.shards import ShardError, ShardSet
+from datasets.solids import Solid, draw_points, reduced
 from turntable import cameras, framing
 from turntable.geometry import visual_hull
 
@@ -55,6 +56,8 @@ class SampleConfig:
     """Also give the rays' true depth; the shards must hold the depth pass."""
     with_normals: bool = False
     """Also give the surface's true normals; the shards must hold the normal pass."""
+    solid_points: int = 0
+    """Points of which it is told whether they lie in the object; the shards must store geometry."""
     hull_resolution: int = 64
     """Voxels along a side of the visual hull's grid."""
     augment: Augmentation = field(default_factory=Augmentation)
@@ -167,6 +170,8 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         world_from_canonical  (3, 3)          rotation
         depth                 (V, R)          planar, object units, 0 where nothing is hit; only `with_depth`
         normal                (V, R, 3)       unit, canonical frame, 0 where nothing is hit; only `with_normals`
+        points                (P, 3)          canonical frame, in the unit ball, half near the surface; only with `solid_points`
+        solid                 (P,)            1 for those in the object, 0 for the others; only with `solid_points`
         hull                  (n, n, n) bool  visual hull of the views that may be seen, world frame, indexed [x, y, z]
         index                 ()  int64       the object in the set of shards
         seed                  ()  int64       for whatever else is random about this draw
@@ -217,6 +222,7 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
             "alpha": alpha,
             **depth,
             **normal,
+            **self._solid(rng, index, given.canonical_from_world),
             "world_from_canonical": _tensor(given.canonical_from_world[:, :3].T),
             "hull": torch.from_numpy(self.hull(index)),
             "index": torch.tensor(index),
@@ -308,6 +314,14 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
             column, row = (at * len(whole)).astype(np.int64).T
             found.append(whole[row, column])
         return np.stack(found)
+
+    def _solid(self, rng: np.random.Generator, index: int, canonical_from_world: np.ndarray) -> dict[str, Tensor]:
+        """Points of the ball and whether they lie in the object, where they were asked for."""
+        if not self.config.solid_points:
+            return {}
+        kept = Solid(*self._cache.get(("solid", index), lambda: reduced(self.shards.geometry(index))))
+        points, within = draw_points(rng, kept, self.config.solid_points)
+        return {"points": _tensor(points @ canonical_from_world[:, :3].T), "solid": _tensor(within)}
 
     def _normal(self, index: int, view: int) -> np.ndarray:
         """(s, s, 3) float32 normals as rendered, world frame."""

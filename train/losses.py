@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model import rays, volume
 from model.lrm import LRM
@@ -34,6 +35,9 @@ class LossWeights:
     depth: float = 0.1
     """Mean distance, object units, between where an opaque ray ends and where it truly ends. Needs the depth pass. It tells a
     surface from a deeper one of the same colour, which pictures alone cannot."""
+    solid: float = 0.0
+    """Mean binary cross-entropy of whether points lie in the object; the surface is where the density is the model's `level`. Needs
+    stored geometry. It tells the shape directly, at a point's cost instead of a ray's."""
     normal: float = 0.0
     """Mean 1 - n·n' between the field's normals and the true ones where a ray hits. Needs the normal pass, and makes a step a good
     deal dearer: the density's gradient takes six more evaluations a sample."""
@@ -113,6 +117,8 @@ class Objective(nn.Module):
         }
         if weights.depth:
             terms["depth"] = _depth_error(rendering.depth.view_as(batch["depth"]), batch)
+        if weights.solid:
+            terms["solid"] = _solid_error(self.lrm, planes, batch)
         if weights.normal:
             terms["normal"] = _normal_error(rendering, batch)
         if weights.variation:
@@ -140,6 +146,13 @@ def _depth_error(distance: Tensor, batch: dict[str, Tensor]) -> Tensor:
     along = cameras.camera_directions(batch["uv"], batch["intrinsics"][:, :, None]).norm(dim=-1)
     hit = (batch["depth"] > 0) & (batch["alpha"] > 0.99)
     return _object_mean((distance - batch["depth"] * along).abs(), hit)
+
+
+def _solid_error(lrm: LRM, planes: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Cross-entropy at points (B, P, 3). How surely a point is inside is the logarithm of its density over the surface's."""
+    # Densities that are nothing (beyond the ball, or below 1e-6) have no logarithm worth a gradient.
+    surely = (lrm.field.density(planes, batch["points"]).clamp(min=1e-6) / lrm.config.level).log()
+    return functional.binary_cross_entropy_with_logits(surely, batch["solid"])
 
 
 def _normal_error(rendering: volume.Rendering, batch: dict[str, Tensor]) -> Tensor:

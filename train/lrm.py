@@ -133,6 +133,8 @@ class TrainConfig:
     """torch's CPU threads; left out: one a core. On a machine that is busy otherwise, fewer are far faster."""
     workers: int = 0
     """Loader processes; 0 loads in the training process."""
+    decoded_bytes: float = 1e9
+    """Memory for decoded pictures and shapes that each loading process keeps, bytes."""
     wandb: str = ""
     """Project of Weights & Biases to report to, beside TensorBoard; needs the extra `wandb`."""
     save_minutes: float = 5.0
@@ -151,9 +153,13 @@ class TrainConfig:
         sets.mixture(self.shards, self.mix)
 
 
+NEEDED: dict[str, sets.Stored] = {"depth": "depth", "normal": "normal", "solid": "geometry"}
+"""Loss -> what the shards must store for it."""
+SOLID_POINTS = 4096
+"""Points an object that the solid loss looks at."""
 FREE_ON_RESUME = {
     "resume", "steps", "minutes", "threads", "workers", "save_minutes", "device", "shards", "plan", "wandb", "cache", "micro_batch",
-    "sharing", "recompute",
+    "sharing", "recompute", "decoded_bytes",
 }  # fmt: skip
 """Fields that a continued run may change."""
 
@@ -229,7 +235,9 @@ def sample_config(
         region_share=1.0 if config.weights.lpips else 0.0,
         with_depth=config.weights.depth > 0,
         with_normals=config.weights.normal > 0,
+        solid_points=SOLID_POINTS if config.weights.solid else 0,
         augment=config.augment,
+        cache_bytes=config.decoded_bytes,
         seed=config.seed,
     )
 
@@ -270,10 +278,9 @@ def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int], wor
     lrm = build_model(config).to(world.device)
     lrm.recompute(config.recompute)
     freeze(lrm, config.optimiser.freeze)
-    if config.weights.depth:
-        sets.require_pass(shards, indices, "depth")
-    if config.weights.normal:
-        sets.require_pass(shards, indices, "normal")
+    for name, stored in NEEDED.items():
+        if getattr(config.weights, name):
+            sets.require(shards, indices, name, stored)
     samples = ShardSamples(shards, sample_config(config, lrm.config, shards, indices, world.size), indices)
     settings = RenderSettings(samples=choose(config, "samples"), bf16=bf16)
     judge = lpips.load(config.lpips_weights).to(world.device) if config.weights.lpips else None
@@ -324,6 +331,7 @@ def _development(config: TrainConfig, samples: ShardSamples, settings: RenderSet
         augment=Augmentation(),
         with_depth=False,
         with_normals=False,
+        solid_points=0,
         further_sizes=(),
         seed=0,
     )

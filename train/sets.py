@@ -15,6 +15,8 @@ from turntable import cameras
 from turntable.errors import UserError
 from turntable.files import location
 
+Stored = Literal["depth", "normal", "geometry"]
+
 
 def mixture(shards: Path, mix: tuple[str, ...]) -> dict[Path, float]:
     """Shards -> how often they are drawn from, relative to one another. `mix`: SHARDS=SHARE for each further set."""
@@ -62,12 +64,16 @@ def chosen_objects(shards: ShardSet, uids: Path | None, without: Path | None = N
     return indices
 
 
-def require_pass(shards: ShardSet, indices: list[int], name: Literal["depth", "normal"]) -> None:
-    """A loss needs shards that hold its pass; a set without it (videos, say) is a UserError that says what to do."""
-    try:
-        getattr(shards, name)(indices[0], 0)
-    except ShardError as error:
-        raise UserError(f"the {name} loss was asked for and {error}; train without it: --{name} 0") from error
+def require(shards: ShardSet, indices: list[int], loss: str, stored: Stored) -> None:
+    """A loss needs shards that store its truth; a set without it (videos, say) is a UserError that says what to do."""
+    first: dict[int, int] = {}
+    for index in indices:
+        first.setdefault(shards.shard_of(index), index)
+    for index in first.values():
+        try:
+            shards.geometry(index) if stored == "geometry" else getattr(shards, stored)(index, 0)
+        except ShardError as error:
+            raise UserError(f"the {loss} loss was asked for and {error}; train without it: --{loss} 0") from error
 
 
 def camera_defaults(shards: ShardSet, indices: list[int], fill: float) -> dict[str, Any]:
