@@ -127,6 +127,13 @@ _TINY = LRMConfig(
     TriplaneConfig(upsample=4, channels=24, overlap=2),
     FieldConfig("split", 32, density_layers=1, colour_layers=2, density="exp", density_bias=1.0),
 )
+_MINI = dataclasses.replace(
+    _TINY,
+    encoder=EncoderConfig("vit", image_size=128, patch_size=16, hidden=256, layers=4, heads=8),
+    # A quarter of the tokens at twice the width: attention costs little, and a token's patch says more.
+    decoder=dataclasses.replace(_TINY.decoder, layers=4, width=256, heads=8, tokens=8, camera_width=256),
+    triplane=TriplaneConfig(upsample=6, channels=24, overlap=2),
+)
 _LARGE = _openlrm(448, 768, 16, 1024, 80)
 _PAPER = dataclasses.replace(
     _LARGE,
@@ -136,9 +143,10 @@ _PAPER = dataclasses.replace(
 
 SIZES: dict[str, LRMConfig] = {
     "tiny": _TINY,
+    "mini": _MINI,
     "small": _openlrm(224, 384, 12, 512, 32),
     "base": _openlrm(336, 768, 12, 768, 48),
     "large": _LARGE,
     "paper": _PAPER,
 }
-"""`tiny` is for CPUs (1.4 M parameters); `small`, `base`, `large` have OpenLRM's dimensions, `paper` those of LRM."""
+"""`tiny` (1.4 M parameters) and `mini` (9 M) are for CPUs, minutes and an hour of them; `small`, `base`, `large` have OpenLRM's dimensions, `paper` those of LRM."""

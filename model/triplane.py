@@ -160,8 +160,8 @@ class TriplaneField(nn.Module):
         planes = planes.to(torch.promote_types(planes.dtype, torch.float32))
         b, _, c, r, _ = planes.shape
         weight = torch.cat([_first(head).weight for head in self._heads(density_only)]).to(planes.dtype)
-        # One matrix product a plane: (B, R², C) @ (C, H).
-        texels = torch.einsum("bpct,hpc->bpth", planes.reshape(b, 3, c, r * r), weight.view(-1, 3, c))
+        # One matrix product a plane: (R², C) @ (C, H).
+        texels = planes.flatten(3).transpose(2, 3) @ weight.view(-1, 3, c).permute(1, 2, 0)
         return Table(texels.reshape(b * 3 * r * r, -1), r)
 
     def evaluate(self, table: Table, points: Tensor, owners: Tensor | int) -> tuple[Tensor, Tensor]:

@@ -58,7 +58,7 @@ class FurnitureConfig:
     """Shards that the model was trained on before; some of each step's objects are drawn from them, so that it forgets less."""
     general_share: float = 0.5
     """Draws from --general for one draw from the categories."""
-    model: Literal["tiny", "small", "base", "large", "paper"] = "tiny"
+    model: Literal["tiny", "mini", "small", "base", "large", "paper"] = "tiny"
     """Whose recipe (batch, views, rays) to follow."""
     steps: int = 1500
     """Optimiser steps at most."""

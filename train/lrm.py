@@ -65,8 +65,8 @@ class TrainConfig:
     """A folder of shards or one shard, here or at a URL."""
     out: Path
     """The run's folder: checkpoints, curves, pictures, configuration. All processes must see it."""
-    model: Literal["tiny", "small", "base", "large", "paper"] = "tiny"
-    """Size of the model; `tiny` trains on a CPU."""
+    model: Literal["tiny", "mini", "small", "base", "large", "paper"] = "tiny"
+    """Size of the model; `tiny` trains on a CPU in minutes, `mini` in an hour."""
     init: Path | None = None
     """Begin from this checkpoint's weights, which also say how large the model is: a run, a file, a published model's name. --model
     then only chooses the recipe."""
