@@ -1,4 +1,4 @@
-"""A local page: `python -m model.app --checkpoint runs/x`. Drop a picture; see its matte, the object turning, its mesh; download.
+"""A local page: `python -m model.app [--checkpoint runs/x]`. Drop a picture; see its matte, the object turning, its mesh; download.
 
 A thin page over `model.pipeline`. It answers this machine only, loads nothing of the internet and tells nobody anything;
 pictures and results lie in a temporary folder that goes when the page ends, and each an hour after it was made.
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from model import mesh_files, pipeline, preview, video
+from model.hub import DEFAULT
 from model.photograph import Photograph, typical_elevation
 from model.pipeline import Model, Reconstruction, Source, Stages, SurfaceSettings
 from model.texture import TexturedMesh
@@ -49,9 +50,9 @@ CSS = """
 class AppConfig:
     """Opens a page at http://127.0.0.1:7860 that makes objects of pictures; Ctrl-C ends it."""
 
-    checkpoint: Path
-    """A checkpoint, the folder of a training run or with a published model's files, or a published model's name:
-    openlrm:mix-base-1.1 (obj or mix; small, base or large), triposr."""
+    checkpoint: Path = Path(DEFAULT)
+    """A checkpoint, the folder of a training run or with a published model's files, or a name: turntable:furniture (small, and here
+    already), openlrm:mix-base-1.1 (obj or mix; small, base or large), triposr."""
     mattes: tuple[str, ...] = ("alpha", "rembg:u2net", "rembg:isnet-general-use")
     """The ways of finding the object that the page offers, see `preprocess.matte`; the first is chosen at first."""
     matte_device: Device = "cpu"

@@ -44,10 +44,16 @@ FILE_NAME = "model.safetensors"
 FAMILIES: tuple[Family, ...] = (openlrm.FAMILY, triposr.FAMILY)
 
 
-def save_model(path: Path, lrm: LRM, extra: dict[str, Any], weights: Mapping[str, Tensor] | None = None) -> None:
+def save_model(
+    path: Path,
+    lrm: LRM,
+    extra: dict[str, Any],
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Writes the network to `path` (.safetensors), complete or not at all. `extra` is JSON: step, licences, typical camera …
 
-    `weights` take the place of the network's own: a moving average of them, or what was gathered of a sharded one's.
+    `weights` take the place of the network's own: a moving average of them, what was gathered of a sharded one's, or the same in
+    half precision. They are read as float32 whatever they are written as.
     """
     metadata = {
         "format": FORMAT,
@@ -105,7 +111,9 @@ def _published(path: Path | str) -> hub.Repository | None:
 def obtain_checkpoint(path: Path | str) -> Path:
     """The checkpoint's file; that of a published model is downloaded where it is not here yet."""
     published = _published(path)
-    return find_checkpoint(Path(path) if published is None else hub.obtain(published))
+    if published is not None:
+        return find_checkpoint(hub.obtain(published))
+    return find_checkpoint(hub.BUNDLED.get(str(path), Path(path)))
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -117,7 +125,7 @@ def find_checkpoint(path: Path) -> Path:
     if not path.is_dir():
         raise CheckpointError(
             f"{path}: no such checkpoint; give a .safetensors file, the folder of a training run, a folder with a published"
-            f" model's files, or one of the names {', '.join(hub.PUBLISHED)}"
+            f" model's files, or one of the names {', '.join([*hub.BUNDLED, *hub.PUBLISHED])}"
         )
     for name in (FILE_NAME, "model.ckpt"):
         if (path / name).is_file():

@@ -1,4 +1,4 @@
-"""Published models by name: where they are, and where they are kept once they are here.
+"""Published models, and our own, by name: where they are, and where they are kept once they are here.
 
 Files are downloaded into `$TURNTABLE_CACHE/weights` (`~/.cache/turntable/weights` without that variable), each checked
 against a known SHA-256 or the one that the Hugging Face hub states. A machine without a network takes files that somebody laid there.
@@ -58,6 +58,12 @@ PUBLISHED: dict[str, Repository] = {
     ),
 }
 """Name for --checkpoint -> what it stands for."""
+
+
+DEFAULT = "turntable:furniture"
+"""The model that comes with the project: what --checkpoint is where it is left out."""
+BUNDLED: dict[str, Path] = {DEFAULT: Path(__file__).parent / "weights" / "furniture.safetensors"}
+"""Name for --checkpoint -> a file that is here already."""
 
 
 def obtain(repository: Repository) -> Path:

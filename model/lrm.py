@@ -149,4 +149,5 @@ SIZES: dict[str, LRMConfig] = {
     "large": _LARGE,
     "paper": _PAPER,
 }
-"""`tiny` (1.4 M parameters) and `mini` (9 M) are for CPUs, minutes and an hour of them; `small`, `base`, `large` have OpenLRM's dimensions, `paper` those of LRM."""
+"""`tiny` (1.4 M parameters) is for minutes on a CPU, `mini` (9 M) for an hour of it; `small`, `base`, `large` have OpenLRM's
+dimensions, `paper` those of LRM."""

@@ -1,8 +1,8 @@
-"""Pictures to 3D: `python -m model.reconstruct INPUT… --checkpoint runs/x --out DIR`.
+"""Pictures to 3D: `python -m model.reconstruct INPUT… [--checkpoint runs/x] [--out DIR]`.
 
 INPUT is a picture or a folder of pictures. Each gives a mesh (textured, upright), `turntable.mp4`, `preview.png` and
-`reconstruction.json`: in DIR itself where a single picture is named, else in DIR/<name>. The object must be cut out (a true alpha
-channel) or `--matte` must say how to find it. A run that is repeated does what is missing.
+`reconstruction.json`: in DIR itself where a single picture and DIR are named, else in DIR/<name>. The object must be cut out (a
+true alpha channel) or `--matte` must say how to find it. A run that is repeated does what is missing.
 
 The camera: the field of view of the whole photo (`--fov`) and the camera's distance in object units (`--distance`) where they
 are known. Where they are not, the photo is taken to show the object as the training pictures typically did: the
@@ -25,6 +25,7 @@ import tyro
 
 from model import inputs, pipeline, results
 from model.checkpoints import obtain_checkpoint
+from model.hub import DEFAULT
 from model.lrm import LRM
 from model.mesh import Mesh
 from model.photograph import Photograph
@@ -35,6 +36,9 @@ from turntable import config
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, EXIT_USAGE, UserError
 from turntable.files import only_run, sha256
 
+SHARED_OUT = Path("reconstructions")
+"""Where results go of whoever names no folder."""
+
 
 @dataclass(frozen=True)
 class ReconstructConfig:
@@ -42,11 +46,11 @@ class ReconstructConfig:
 
     inputs: tyro.conf.Positional[tuple[Path, ...]]
     """Pictures and folders of pictures."""
-    checkpoint: Path
-    """A checkpoint, the folder of a training run or with a published model's files, or a published model's name:
-    openlrm:mix-base-1.1 (obj or mix; small, base or large), triposr."""
-    out: Path
-    """Folder for the results."""
+    checkpoint: Path = Path(DEFAULT)
+    """A checkpoint, the folder of a training run or with a published model's files, or a name: turntable:furniture (small, and here
+    already), openlrm:mix-base-1.1 (obj or mix; small, base or large), triposr."""
+    out: Path = SHARED_OUT
+    """Folder for the results; left out, also a single picture gets a folder of its own in it."""
     photograph: Photograph = field(default_factory=Photograph)
     surface: SurfaceSettings = field(default_factory=SurfaceSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
@@ -199,7 +203,8 @@ def main() -> int:
     check(options.photograph.matte)
     sources, others = inputs.sources(options.inputs)
     alone = len(options.inputs) == 1 and not options.inputs[0].is_dir()
-    folders = {source.name: options.out if alone else options.out / source.name for source in sources}
+    direct = alone and options.out != SHARED_OUT
+    folders = {source.name: options.out if direct else options.out / source.name for source in sources}
     for path in others:
         print(f"{path}: not a picture by its name; passed over", file=sys.stderr)
     # What cannot be is said before anything is written.

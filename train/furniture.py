@@ -97,19 +97,13 @@ class FurnitureConfig:
             raise ValueError(f"general_share must be above 0, got {self.general_share}; leave --general out instead")
 
 
-def training_list(config: FurnitureConfig, categories: Categories) -> list[str]:
-    """Lines of a list of uids with weights: every category is drawn equally often; the general objects equally often each.
-
-    A category without an object is a UserError.
-    """
+def category_objects(config: FurnitureConfig, categories: Categories) -> dict[str, str]:
+    """Uid -> category of the objects of the categories to train on. A category without an object is a UserError."""
     left_out = {uid for path in (config.dev_uids, config.judge_uids) if path for uid in read_uids(path)}
     shards = ShardSet(config.shards)
-    kinds = {
-        shards.uids[index]: categories.of(shards.record(index))
-        for index in shards.listed(config.uids)
-        if shards.uids[index] not in left_out
-    }
-    counts = Counter(kind for kind in kinds.values() if kind)
+    every = {shards.uids[index]: categories.of(shards.record(index)) for index in shards.listed(config.uids)}
+    kinds = {uid: kind for uid, kind in every.items() if kind and uid not in left_out}
+    counts = Counter(kinds.values())
     missing = [name for name in categories.members if not counts[name]]
     if missing:
         raise UserError(
@@ -117,10 +111,16 @@ def training_list(config: FurnitureConfig, categories: Categories) -> list[str]:
             " category out of a copy of that file"
         )
     log.info("training objects: %s", ", ".join(f"{counts[name]} {name}" for name in categories.members))
-    lines = [f"{uid} {1 / counts[kind]:.6g}" for uid, kind in kinds.items() if kind]
+    return kinds
+
+
+def training_list(config: FurnitureConfig, kinds: dict[str, str]) -> list[str]:
+    """Lines of a list of uids with weights: every category is drawn equally often; the general objects equally often each."""
+    left_out = {uid for path in (config.dev_uids, config.judge_uids) if path for uid in read_uids(path)}
+    counts = Counter(kinds.values())
+    lines = [f"{uid} {1 / counts[kind]:.6g}" for uid, kind in kinds.items()]
     if config.general is not None:
-        others = ShardSet(found(config.general)).uids
-        lines += [uid for uid in others if uid not in left_out and not kinds.get(uid)]
+        lines += [uid for uid in ShardSet(found(config.general)).uids if uid not in left_out and uid not in kinds]
     return lines
 
 
@@ -149,8 +149,9 @@ def training(config: FurnitureConfig, listed: Path) -> TrainConfig:
     )
 
 
-def compare(config: FurnitureConfig, listed: Path) -> dict[str, Any]:
-    """Judges the model before and after on --judge-uids; writes report/ and returns its figures."""
+def compare(config: FurnitureConfig, known: Path) -> dict[str, Any]:
+    """Judges the model before and after on --judge-uids; writes report/ and returns its figures. `known`: the training objects of
+    the categories, which the baselines may look at."""
     best = config.out / checkpoints.BEST_NAME
     after = best if best.is_file() else config.out
     models = (config.init, after)
@@ -163,7 +164,7 @@ def compare(config: FurnitureConfig, listed: Path) -> dict[str, Any]:
             categories=config.categories,
             input_view=config.input_view,
             held_out_views=0,
-            training_uids=listed if config.general is None else None,
+            training_uids=known,
             device=config.device,
         )
     )
@@ -191,11 +192,13 @@ def main() -> int:
 def tune(config: FurnitureConfig) -> int:
     """Fine-tunes, and judges where there is something to judge on."""
     categories = read_categories(config.categories)
-    listed = config.out / "train-uids.txt"
-    write_text(listed, "\n".join(training_list(config, categories)) + "\n")
+    kinds = category_objects(config, categories)
+    listed, known = config.out / "train-uids.txt", config.out / "category-uids.txt"
+    write_text(listed, "\n".join(training_list(config, kinds)) + "\n")
+    write_text(known, "\n".join(kinds) + "\n")
     train(training(config, listed))
     if config.judge_uids is not None and first_process():
-        compare(config, listed)
+        compare(config, known)
     return EXIT_OK
 
 

@@ -22,8 +22,8 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.95)
 
 
-# `tiny` is for a CPU and minutes, `mini` for a CPU and an hour: high rates, short warm-ups, few rays. The others follow Hong et al. 2024 (LRM), table of
-# training details: 4e-4, 3,000 warm-up steps, input view and three side views, regions of 128².
+# `tiny` is for a CPU and minutes, `mini` for a CPU and an hour: high rates, short warm-ups, few rays. The others follow
+# Hong et al. 2024 (LRM), table of training details: 4e-4, 3,000 warm-up steps, input view and three side views, regions of 128².
 _PAPER = Recipe(learning_rate=4e-4, warmup_steps=3000, batch=8, views=4, rays=4096, samples=96)
 RECIPES: dict[str, Recipe] = {
     "tiny": Recipe(learning_rate=2e-3, warmup_steps=50, batch=4, views=4, rays=128, samples=48),

@@ -14,7 +14,7 @@ from datasets.shards import ShardSet
 from preprocess.captures import PreprocessConfig, preprocess
 from tests.datasets.synthetic import make_capture, uid_of
 from train import checkpoints
-from train.furniture import FurnitureConfig, training_list, tune
+from train.furniture import FurnitureConfig, category_objects, training_list, tune
 from train.history import read_history
 from train.losses import LossWeights
 from train.lrm import TrainConfig, train
@@ -57,7 +57,8 @@ def config(place: Path, out: Path, **changes: object) -> FurnitureConfig:
 
 def test_categories_are_drawn_equally_often_and_what_judges_is_not_trained_on(place: Path, tmp_path: Path) -> None:
     settings = config(place, tmp_path)
-    lines = dict([*line.split(), "1"][:2] for line in training_list(settings, read_categories(settings.categories)))
+    kinds = category_objects(settings, read_categories(settings.categories))
+    lines = dict([*line.split(), "1"][:2] for line in training_list(settings, kinds))
     assert {uid: float(weight) for uid, weight in lines.items()} == {
         uid_of(0, 1): 0.5, uid_of(1, 1): 0.5, uid_of(3, 1): 1.0, uid_of(0, 2): 1.0, uid_of(1, 2): 1.0,
     }  # fmt: skip
