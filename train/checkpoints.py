@@ -5,6 +5,7 @@
     <run>/checkpoints/step-00001000/
         model.safetensors                   weights and configuration (model.checkpoints)
         average.safetensors                 their moving average, a model like it
+        adapters.safetensors                of a run with LoRA: what these two hold added up (train.lora)
         optimiser.safetensors               AdamW's moments, named after their parameters; of a sharded run each process'
                                             part, optimiser-000-of-002.safetensors …, cut along dimension 0
         state.json                          step, seconds trained, skipped steps, objects drawn
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from model.checkpoints import FILE_NAME, CheckpointError, load_model, save_model, write_tensors
 from model.lrm import LRM
+from train import lora
 from train.distributed import ALONE, World, any_failed, part, part_like, wait_for_all, whole
 from train.optimiser import Average
 from train.schedule import Progress
@@ -100,13 +102,14 @@ def together(path: Path) -> Iterator[None]:
 def _write(folder: Path, state: State, extra: dict[str, Any], world: World) -> None:
     """Everything of a checkpoint into `folder`."""
     weights = gathered(dict(state.lrm.state_dict()), world)
+    averaged = {} if state.average is None else gathered(state.average.values, world)
     if world.first:
-        save_model(folder / FILE_NAME, state.lrm, extra, weights)
+        save_model(folder / FILE_NAME, state.lrm, extra, lora.merged(state.lrm, weights))
         write_json(folder / "state.json", asdict(state.progress))
-    if state.average is not None:
-        averaged = gathered(state.average.values, world)
-        if world.first:
-            save_model(folder / AVERAGE_NAME, state.lrm, extra, {**weights, **averaged})
+        if averaged:
+            save_model(folder / AVERAGE_NAME, state.lrm, extra, lora.merged(state.lrm, {**weights, **averaged}))
+        if lora.adapted_layers(state.lrm):
+            lora.write(folder, state.lrm, weights, averaged)
     moments = _moments(state)
     sharded = any(value is not part(value) for value in moments.values())
     if sharded or world.first:
@@ -143,15 +146,17 @@ def resume(run: Path, state: State) -> None:
     saved = load_model(folder / FILE_NAME)
     if saved.config != state.lrm.config:
         raise CheckpointError(f"{folder}: holds a model of another size; give the run's own --model or another --out")
-    weights = saved.state_dict()
+    values = {} if state.average is None else state.average.values
+    adapters, averaged_adapters = lora.read(folder, state.lrm, values)
+    weights = saved.state_dict() | adapters
     with torch.no_grad():
         for name, value in state.lrm.state_dict().items():
             value.copy_(part_like(weights[name], value))
         if state.average is not None:
             if not (folder / AVERAGE_NAME).is_file():
                 raise CheckpointError(f"{folder}: keeps no average; continue it with --average 0")
-            averaged = load_model(folder / AVERAGE_NAME).state_dict()
-            for name, value in state.average.values.items():
+            averaged = load_model(folder / AVERAGE_NAME).state_dict() | averaged_adapters
+            for name, value in values.items():
                 value.copy_(part_like(averaged[name].float(), value))
     _restore_moments(folder, state)
     state.progress = Progress(**read_json(folder / "state.json"))

@@ -26,7 +26,7 @@ from train.evaluate import EvaluateConfig, evaluate, names
 from train.losses import LossWeights
 from train.lrm import TrainConfig, train
 from train.optimiser import Frozen, OptimiserConfig
-from train.recipes import RECIPES
+from train.presets import PresetName, Size, recipe_of
 from train.summary import Rows, table
 from turntable import config as command_line
 from turntable.config import Location
@@ -58,8 +58,10 @@ class FurnitureConfig:
     """Shards that the model was trained on before; some of each step's objects are drawn from them, so that it forgets less."""
     general_share: float = 0.5
     """Draws from --general for one draw from the categories."""
-    model: Literal["tiny", "mini", "small", "base", "large", "paper"] = "tiny"
-    """Whose recipe (batch, views, rays) to follow."""
+    preset: PresetName | None = None
+    """Steps that fit a CPU, or a GPU with so much memory."""
+    model: Size | None = None
+    """Whose recipe (batch, views, rays) to follow; left out: the preset's, or `tiny`'s."""
     steps: int = 1500
     """Optimiser steps at most."""
     minutes: float | None = None
@@ -68,6 +70,8 @@ class FurnitureConfig:
     """Peak; left out: a fifth of the recipe's."""
     freeze: Frozen = "none"
     """Parts that stay as they are."""
+    lora: int = 0
+    """Rank of low-rank adapters to train in place of encoder and decoder; 0: none."""
     layer_decay: float = 0.85
     """The learning rate of each layer is so many times that of the next one."""
     average: float = 0.99
@@ -126,11 +130,12 @@ def training_list(config: FurnitureConfig, kinds: dict[str, str]) -> list[str]:
 
 def training(config: FurnitureConfig, listed: Path) -> TrainConfig:
     """The run of `train.lrm` that this is."""
-    rate = config.learning_rate or RECIPES[config.model].learning_rate / 5
+    rate = config.learning_rate or recipe_of(config.model, config.preset).learning_rate / 5
     development = DevelopmentConfig(config.dev_uids, config.dev_every, config.patience if config.dev_uids else 0)
     return TrainConfig(
         shards=config.shards,
         out=config.out,
+        preset=config.preset,
         model=config.model,
         init=config.init,
         uids=listed,
@@ -139,7 +144,13 @@ def training(config: FurnitureConfig, listed: Path) -> TrainConfig:
         steps=config.steps,
         minutes=config.minutes,
         resume=config.resume,
-        optimiser=OptimiserConfig(rate, average=config.average, freeze=config.freeze, layer_decay=config.layer_decay),
+        optimiser=OptimiserConfig(
+            rate,
+            average=config.average,
+            freeze=config.freeze,
+            layer_decay=config.layer_decay,
+            lora=config.lora,
+        ),
         augment=config.augment,
         weights=config.weights,
         workers=config.workers,

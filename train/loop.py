@@ -21,7 +21,7 @@ from tqdm import tqdm
 from datasets.order import Draw, Order
 from datasets.samples import ShardSamples
 from model.lrm import LRM
-from train import checkpoints
+from train import checkpoints, lora
 from train.checkpoints import State
 from train.development import Development, Verdict
 from train.distributed import ALONE, World, agreed, last_of_several, mean_over_processes, wait_for_all, whole
@@ -226,7 +226,7 @@ class Trainer:
         if not self.world.first:
             return None
         lrm = LRM(self.state.lrm.config, load_weights=False)
-        lrm.load_state_dict(gathered)
+        lrm.load_state_dict(lora.merged(self.state.lrm, gathered))
         return lrm.to(self.world.device)
 
     def batches(self, start: int) -> Iterator[dict[str, Tensor]]:

@@ -18,7 +18,7 @@ from datasets.shards import ShardSet, found
 from datasets.storage import BlockCache
 from model.checkpoints import FILE_NAME, load_checkpoint
 from model.lrm import LRM, SIZES, LRMConfig
-from train import checkpoints, lpips, plan, selftest, sets
+from train import checkpoints, lora, lpips, plan, selftest, sets
 from train.checkpoints import State
 from train.curves import draw_curves
 from train.development import Development, DevelopmentConfig
@@ -27,7 +27,8 @@ from train.evaluate import EvaluateConfig, evaluate
 from train.loop import Stage, Trainer
 from train.losses import LossWeights, Objective, RenderSettings
 from train.optimiser import Average, GradientGuard, OptimiserConfig, adamw, freeze
-from train.recipes import RECIPES
+from train.presets import PRESETS, PresetName, Size, described, recipe_of, size_of
+from train.recipes import Recipe
 from train.schedule import Progress, Schedule
 from turntable import config as command_line
 from turntable.config import Location
@@ -59,14 +60,16 @@ class FineStage:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Trains an LRM on shards. Fields left out take the model size's recipe."""
+    """Trains an LRM on shards. Fields left out are the preset's, or else those of the model size's recipe."""
 
     shards: Location
     """A folder of shards or one shard, here or at a URL."""
     out: Path
     """The run's folder: checkpoints, curves, pictures, configuration. All processes must see it."""
-    model: Literal["tiny", "mini", "small", "base", "large", "paper"] = "tiny"
-    """Size of the model; `tiny` trains on a CPU in minutes, `mini` in an hour."""
+    preset: PresetName | None = None
+    """Model and steps that fit a CPU, or a GPU with so much memory; whatever else is given wins."""
+    model: Size | None = None
+    """Size of the model; left out: the preset's, or `tiny`, which trains on a CPU in minutes; `mini` does in an hour."""
     init: Path | None = None
     """Begin from this checkpoint's weights, which also say how large the model is: a run, a file, a published model's name. --model
     then only chooses the recipe."""
@@ -150,7 +153,19 @@ class TrainConfig:
             raise ValueError(f"save_minutes must be positive, got {self.save_minutes}")
         if self.init is not None and self.encoder_weights is not None:
             raise ValueError("--init brings the encoder's weights; leave --encoder-weights out")
+        if self.optimiser.lora and self.init is None:
+            raise ValueError("--lora adapts a trained model; name it with --init")
         sets.mixture(self.shards, self.mix)
+
+    @property
+    def size(self) -> Size:
+        """The model's size, given or not."""
+        return size_of(self.model, self.preset)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What holds where a field was left out."""
+        return recipe_of(self.model, self.preset)
 
 
 NEEDED: dict[str, sets.Stored] = {"depth": "depth", "normal": "normal", "solid": "geometry"}
@@ -171,26 +186,45 @@ def open_shards(config: TrainConfig) -> ShardSet:
 
 
 def choose(config: TrainConfig, name: str) -> Any:
-    """A field of the command line, or the model size's recipe where it was left out."""
+    """A field of the command line, or the recipe's where it was left out."""
     given = getattr(config, name)
-    return getattr(RECIPES[config.model], name) if given is None else given
+    return getattr(config.recipe, name) if given is None else given
 
 
-def batch_and_rays(config: TrainConfig, objects: int, processes: int = 1) -> tuple[int, int]:
-    """Objects a step and rays a view. With fewer objects than the recipe's batch, each gets as many more rays.
+@dataclass(frozen=True)
+class StepSize:
+    """How much a step is of, with the objects and processes that there are."""
+
+    batch: int
+    """Objects, of all processes together."""
+    micro_batch: int
+    """Objects that a process computes at a time."""
+    rays: int
+    """Rays a view."""
+
+
+def step_size(config: TrainConfig, objects: int, processes: int = 1) -> StepSize:
+    """A step's size. With fewer objects than the recipe's batch, each gets as many more rays, as far as a preset's memory allows.
 
     Raises UserError where the objects of a step cannot be shared out evenly.
     """
-    wanted = config.batch or RECIPES[config.model].batch * processes
+    recipe = config.recipe
+    wanted = config.batch or recipe.batch * processes
     batch = max(min(wanted, objects) // processes, 1) * processes if config.batch is None else min(wanted, objects)
-    each = config.micro_batch or max(batch // processes, 1)
+    share = max(batch // processes, 1)
+    most = min(recipe.micro_batch or share, share)
+    each = config.micro_batch or max(count for count in range(1, most + 1) if share % count == 0)
     if batch % (processes * each):
         raise UserError(
             f"{batch} objects a step cannot be shared out evenly among {processes} processes, {each} objects at a time; make"
             " --batch a multiple"
         )
-    rays = choose(config, "rays")
-    return batch, rays if config.rays else rays * wanted // batch
+    if config.rays:
+        return StepSize(batch, each, config.rays)
+    rays = recipe.rays * wanted // batch
+    if recipe.micro_batch:
+        rays = min(rays, recipe.rays * max(recipe.micro_batch, each) // each)
+    return StepSize(batch, each, rays)
 
 
 def choose_device(device: str, precision: str) -> tuple[torch.device, bool]:
@@ -227,7 +261,7 @@ def sample_config(
         fill=lrm.fill,
         background=lrm.background,
         views=choose(config, "views"),
-        rays=batch_and_rays(config, len(indices), processes)[1],
+        rays=step_size(config, len(indices), processes).rays,
         render_size=config.render_size,
         further_sizes=config.further_sizes,
         input_view=0 if config.overfit and config.input_view is None else config.input_view,
@@ -253,7 +287,7 @@ def build_model(config: TrainConfig) -> LRM:
             )
         lrm.config = replace(lrm.config, camera="true")  # whatever it supposed before, it is now told
         return lrm.train()
-    size = SIZES[config.model]
+    size = SIZES[config.size]
     with torch.random.fork_rng():  # torch initialises from its global generator; ours leaves it as it was
         torch.manual_seed(config.seed)
         return LRM(replace(size, encoder=replace(size.encoder, weights=config.encoder_weights)))
@@ -278,6 +312,8 @@ def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int], wor
     lrm = build_model(config).to(world.device)
     lrm.recompute(config.recompute)
     freeze(lrm, config.optimiser.freeze)
+    if config.optimiser.lora:
+        lora.adapt(lrm, config.optimiser.lora, config.optimiser.lora_scale, config.seed)
     for name, stored in NEEDED.items():
         if getattr(config.weights, name):
             sets.require(shards, indices, name, stored)
@@ -286,8 +322,8 @@ def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int], wor
     judge = lpips.load(config.lpips_weights).to(world.device) if config.weights.lpips else None
     objective = Objective(lrm, config.weights, judge, samples.config.region_side)
     shared = share(objective, lrm, config.sharing, world)
-    schedule, recipe, moved = _schedule(config), RECIPES[config.model], config.optimiser
-    batch = batch_and_rays(config, len(indices), world.size)[0]
+    schedule, recipe, moved = _schedule(config), config.recipe, config.optimiser
+    step = step_size(config, len(indices), world.size)
     place = sets.mixture(config.shards, config.mix)
     return Trainer(
         state=State(
@@ -301,8 +337,8 @@ def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int], wor
         order=sets.draw_order(shards, indices, place, config.uids, config.shuffle_shards, config.seed),
         out=config.out,
         schedule=schedule,
-        batch=batch,
-        micro_batch=config.micro_batch or batch // world.size,
+        batch=step.batch,
+        micro_batch=step.micro_batch,
         workers=config.workers,
         save_minutes=config.save_minutes,
         clip=moved.clip,
@@ -339,10 +375,10 @@ def _development(config: TrainConfig, samples: ShardSamples, settings: RenderSet
 
 
 def _schedule(config: TrainConfig) -> Schedule:
-    recipe = RECIPES[config.model]
+    recipe = config.recipe
     steps, minutes = config.steps, config.minutes
     if steps is None and minutes is None:
-        steps = 30_000 if config.model == "tiny" else 300_000
+        steps = 30_000 if config.size == "tiny" else 300_000
     return Schedule(config.optimiser.learning_rate or recipe.learning_rate, recipe.warmup_steps, steps, minutes)
 
 
@@ -378,6 +414,9 @@ def show_plan(config: TrainConfig) -> int:
     shards = open_shards(config)
     indices = sets.chosen_objects(shards, config.uids, config.development.dev_uids, config.overfit)
     trainer = build_trainer(config, shards, indices)
+    if config.preset:
+        print(f"preset       {described(config.preset)}")
+        _warn_of_another_model(config)
     print(plan.text(plan.measure(trainer), trainer))
     return EXIT_OK
 
@@ -389,7 +428,7 @@ def _claim(config: TrainConfig, world: World) -> bool:
         raise UserError(f"{config.out} already holds a run; continue it with --resume or choose another --out")
     wait_for_all()
     if world.first:
-        command_line.claim_folder(config.out, config, FREE_ON_RESUME)
+        command_line.claim_folder(config.out, replace(config, model=config.size), FREE_ON_RESUME)
     wait_for_all()
     return begun
 
@@ -400,9 +439,21 @@ def _announce(config: TrainConfig, trainer: Trainer, objects: int) -> None:
         sum(p.numel() for p in some) / 1e6 for some in (parameters, [p for p in parameters if p.requires_grad])
     )
     place = f"{trainer.world.size} × {trainer.world.device}" if trainer.world.size > 1 else str(trainer.world.device)
+    if config.preset:
+        log.info("preset %s", described(config.preset))
+        _warn_of_another_model(config)
     if trainer.progress.step:
         log.info("continuing %s from step %d", config.out, trainer.progress.step)
-    log.info("%.1f M parameters (%.1f M trained), %d objects, on %s", total, trained, objects, place)
+    log.info("%.2f M parameters (%.2f M trained), %d objects, on %s", total, trained, objects, place)
+
+
+def _warn_of_another_model(config: TrainConfig) -> None:
+    """A preset was worked out for one model; --model and --init win over it."""
+    assert config.preset is not None
+    other = f"--model {config.model}" if config.model not in (None, PRESETS[config.preset].model) else ""
+    other = f"--init {config.init}" if config.init is not None else other
+    if other:
+        log.warning("%s wins over the preset's model, so that its arithmetic does not hold; --plan measures", other)
 
 
 def _conclude(config: TrainConfig, trainer: Trainer) -> None:

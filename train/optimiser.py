@@ -37,6 +37,11 @@ class OptimiserConfig:
     """Parts that stay as they are: the image encoder; or all but the triplane's own parts (upsampler and field)."""
     layer_decay: float = 1.0
     """The learning rate of each layer, from the field back to the encoder's first, is so many times the next one's; 1: all alike."""
+    lora: int = 0
+    """Rank of low-rank adapters of encoder and decoder, which are trained in place of their weights, see `train.lora`; 0: none.
+    4 to 32 are usual, which leaves a few per cent of the weights to be trained."""
+    lora_scale: float = 1.0
+    """How much the adapters' product counts beside a layer's own weight (alpha over rank)."""
 
     def __post_init__(self) -> None:
         if (
@@ -53,6 +58,12 @@ class OptimiserConfig:
         if not 0 <= self.average < 1 or not 0 < self.layer_decay <= 1:
             raise ValueError(
                 f"average must lie in [0, 1), layer_decay in (0, 1], got {self.average} and {self.layer_decay}"
+            )
+        if self.lora < 0 or not self.lora_scale > 0:
+            raise ValueError(f"lora ≥ 0 and lora_scale > 0, got {self.lora} and {self.lora_scale}")
+        if self.lora and self.freeze == "encoder-decoder":
+            raise ValueError(
+                "--lora adapts the encoder and decoder that --freeze encoder-decoder leaves as they are; choose one"
             )
 
 

@@ -1,4 +1,4 @@
-"""What suits a size of the model when the command line does not say otherwise."""
+"""What suits a size of the model when the command line does not say otherwise; `train.presets` changes it for a memory."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Recipe:
     samples: int
     """Samples a ray."""
     betas: tuple[float, float] = (0.9, 0.95)
+    micro_batch: int | None = None
+    """Objects at a time; None: all of a step's."""
 
 
 # `tiny` is for a CPU and minutes, `mini` for a CPU and an hour: high rates, short warm-ups, few rays. The others follow

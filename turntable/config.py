@@ -86,12 +86,13 @@ def claim_folder(folder: Path, config: Any, free_fields: set[str] = frozenset())
     """Takes `folder` for output by `config`, or continues one that the same configuration began.
 
     `free_fields` are the top-level fields that may differ between the runs that fill one folder (number of workers, list
-    of items). Anything else that differs is a `UserError`: one folder never mixes two settings.
+    of items). Anything else that differs is a `UserError`: one folder never mixes two settings. A field that there was not yet
+    when the folder was begun had what is its default now.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
     if path.exists():
-        before, now = read_json(path)["config"], resolved(config)
+        before, now = _completed(type(config), read_json(path)["config"]), resolved(config)
         differing = [k for k in {**before, **now} if k not in free_fields and before.get(k) != now.get(k)]
         if differing:
             changes = ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in sorted(differing))
@@ -99,6 +100,14 @@ def claim_folder(folder: Path, config: Any, free_fields: set[str] = frozenset())
                 f"{folder} was written with other settings ({changes}); use the same settings or another --out"
             )
     write_config(folder, config)
+
+
+def _completed(config_type: type, values: dict[str, Any]) -> dict[str, Any]:
+    """`values` of an older configuration with the fields that came since; as they are where there are fields no more."""
+    try:
+        return resolved(restored(config_type, values))
+    except (KeyError, TypeError, ValueError):
+        return values
 
 
 def run(main: Callable[[], int]) -> None:

@@ -14,7 +14,7 @@ from datasets.shards import ShardSet
 from preprocess.captures import PreprocessConfig, preprocess
 from tests.datasets.synthetic import make_capture, uid_of
 from train import checkpoints
-from train.furniture import FurnitureConfig, category_objects, training_list, tune
+from train.furniture import FurnitureConfig, category_objects, training, training_list, tune
 from train.history import read_history
 from train.losses import LossWeights
 from train.lrm import TrainConfig, train
@@ -85,3 +85,7 @@ def test_it_keeps_the_best_and_says_before_and_after(place: Path, tmp_path: Path
     rows = json.loads((settings.out / "report/before-after.json").read_bytes())
     assert set(rows) == {"chair (1), before", "chair (1), after", "all (1), before", "all (1), after"}
     assert rows["all (1), before"]["psnr"] == rows["all (1), after"]["psnr"]
+
+
+def test_adapters_are_the_trainer_s(place: Path, tmp_path: Path) -> None:
+    assert training(config(place, tmp_path, lora=8), tmp_path / "list.txt").optimiser.lora == 8

@@ -16,7 +16,7 @@ from preprocess.captures import PreprocessConfig, preprocess
 from tests.datasets.synthetic import cast, scene, write_captures
 from train import checkpoints, losses
 from train.history import read_history
-from train.lrm import TrainConfig, batch_and_rays, build_trainer, open_shards, train
+from train.lrm import StepSize, TrainConfig, build_trainer, open_shards, step_size, train
 from train.sets import camera_defaults, chosen_objects, draw_order, mixture
 from turntable import cameras, framing
 from turntable.errors import UserError
@@ -103,9 +103,9 @@ def test_camera_defaults_are_the_framed_cameras_of_the_data(shards: Path) -> Non
 
 def test_a_step_has_as_many_rays_with_fewer_objects(tmp_path: Path) -> None:
     config = TrainConfig(tmp_path, tmp_path, steps=1)
-    many, few, one = (batch_and_rays(config, objects) for objects in (100, 2, 1))
-    assert many[0] * many[1] == few[0] * few[1] == one[0] * one[1] and one[0] == 1
-    assert batch_and_rays(replace(config, rays=64), 1) == (1, 64)
+    many, few, one = (step_size(config, objects) for objects in (100, 2, 1))
+    assert many.batch * many.rays == few.batch * few.rays == one.batch * one.rays and one.batch == 1
+    assert step_size(replace(config, rays=64), 1) == StepSize(1, 1, 64)
 
 
 def test_what_cannot_be_is_refused(shards: Path, tmp_path: Path) -> None:

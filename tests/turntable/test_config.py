@@ -6,7 +6,11 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from turntable import config
+from turntable.errors import UserError
+from turntable.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -26,3 +30,17 @@ class Outer:
 def test_resolved_and_restored_are_inverse() -> None:
     for value in (Outer(), Outer(Inner(Path("x"), (0.5, 1.0)), Path("c"), "c", ())):
         assert config.restored(Outer, json.loads(json.dumps(config.resolved(value)))) == value
+
+
+def test_a_folder_begun_before_a_field_was_there_is_continued(tmp_path: Path) -> None:
+    config.claim_folder(tmp_path, Outer())
+    before = read_json(tmp_path / "config.json")
+    del before["config"]["inner"]["span"], before["config"]["name"]
+    write_json(tmp_path / "config.json", before)
+    with pytest.raises(UserError, match="inner was"):
+        config.claim_folder(tmp_path, Outer(Inner(span=(1.0, 3.0))))
+    config.claim_folder(tmp_path, Outer())
+    before["config"]["gone"] = 1
+    write_json(tmp_path / "config.json", before)
+    with pytest.raises(UserError, match="gone was 1, is None"):
+        config.claim_folder(tmp_path, Outer())
