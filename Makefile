@@ -9,7 +9,7 @@ DEMO   ?= demo
 # torch's threads spin while they wait for one another; on a machine that does anything else they wait for each other's turn.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test lint format clean-demo
+.PHONY: setup demo furniture-model test lint format clean-demo
 
 setup: $(VENV)/installed
 
@@ -51,6 +51,31 @@ demo: setup
 
 clean-demo:
 	rm -rf $(DEMO)
+
+# The model in model/weights, from assets to file (docs/training.md, "The model that comes with the project"): hours on a CPU.
+# Each line continues where it stopped. OBJAVERSE is an Objaverse cache with splits/furniture-{train,dev,val}.txt and general.txt.
+OBJAVERSE ?= objaverse
+WORK      ?= runs/furniture-model
+PROCESSES ?= 2
+PARTS     := furniture general
+TORCHRUN  := OMP_NUM_THREADS=1 $(RUN) torch.distributed.run --standalone --nproc-per-node=$(PROCESSES) -m
+SHAPES    := --empty 0 --solid 0.1
+
+furniture-model: setup
+	mkdir -p $(WORK)
+	cat $(OBJAVERSE)/splits/furniture-train.txt $(OBJAVERSE)/splits/furniture-dev.txt $(OBJAVERSE)/splits/furniture-val.txt > $(WORK)/furniture.txt
+	awk 'NR % 20' $(OBJAVERSE)/splits/general.txt > $(WORK)/general-train.txt
+	awk 'NR % 20 == 0' $(OBJAVERSE)/splits/general.txt > $(WORK)/general-dev.txt
+	cat $(WORK)/general-train.txt $(WORK)/general-dev.txt > $(WORK)/general.txt
+	for part in $(PARTS); do \
+	  $(RUN) render.objaverse --cache $(OBJAVERSE) --uids $(WORK)/$$part.txt --gpus 0 --workers-per-gpu $(PROCESSES) --out $(WORK)/captures/$$part --views 24 --resolution 256 --quality draft; \
+	  $(RUN) preprocess.captures --captures $(WORK)/captures/$$part --out $(WORK)/shards/$$part --sizes 256 128 || exit 1; \
+	done
+	$(TORCHRUN) train.lrm --shards $(WORK)/shards/general --out $(WORK)/general --model mini --minutes 28 --batch 8 --threads 1 --precision bfloat16 --decoded-bytes 4e9 \
+	  $(SHAPES) --mirror --fill-spread 0.15 --light-spread 0.2 --average 0.998 --dev-uids $(WORK)/general-dev.txt --dev-every 400 --resume
+	$(TORCHRUN) train.furniture --shards $(WORK)/shards/furniture --init $(WORK)/general --general $(WORK)/shards/general --out $(WORK)/furniture --model mini --minutes 25 --steps 100000 \
+	  --learning-rate 7e-4 --layer-decay 1 --average 0.998 --dev-every 250 --patience 0 --threads 1 --precision bfloat16 --decoded-bytes 4e9 $(SHAPES) --dev-uids $(OBJAVERSE)/splits/furniture-dev.txt --judge-uids $(OBJAVERSE)/splits/furniture-val.txt --resume
+	$(RUN) train.export --checkpoint $(WORK)/furniture --out $(WORK)/furniture.safetensors --name turntable:furniture --shards $(WORK)/shards/furniture
 
 test: setup lint
 	$(RUN) pytest

@@ -46,6 +46,8 @@ class StepBenchmark:
     rays: int = 4096
     """Rays a view: 64²."""
     samples: int = 96
+    recompute: bool = False
+    """Whether our step computes the transformers' blocks again in the backward pass."""
     repeats: int = 4
     """Steps; the best counts, the first is not among them."""
     threads: int = 2
@@ -77,6 +79,7 @@ def one_way(options: StepBenchmark) -> dict[str, float]:
     settings = TrainConfig(
         options.shards, options.out.parent / "run", model=options.model, steps=100, batch=options.batch, views=options.views,
         rays=options.rays, samples=options.samples, weights=COLOURS, threads=options.threads, device="cpu",
+        recompute=options.recompute and options.way == "ours",
     )  # fmt: skip
     shards = ShardSet(options.shards)
     trainer = build_trainer(settings, shards, sets.chosen_objects(shards, None))

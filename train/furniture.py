@@ -24,7 +24,7 @@ from train.development import DevelopmentConfig
 from train.distributed import first_process
 from train.evaluate import EvaluateConfig, evaluate, names
 from train.losses import LossWeights
-from train.lrm import TrainConfig, train
+from train.lrm import Precision, TrainConfig, train
 from train.optimiser import Frozen, OptimiserConfig
 from train.presets import PresetName, Size, recipe_of
 from train.summary import Rows, table
@@ -86,6 +86,10 @@ class FurnitureConfig:
     """The loss's terms."""
     input_view: int = 0
     """The view that is given when the objects are judged."""
+    precision: Precision = "auto"
+    """auto: bfloat16 on a GPU that has it, float32 elsewhere."""
+    decoded_bytes: float = 1e9
+    """Memory for decoded pictures and shapes that each loading process keeps, bytes."""
     workers: int = 0
     """Loader processes."""
     threads: int | None = None
@@ -153,6 +157,8 @@ def training(config: FurnitureConfig, listed: Path) -> TrainConfig:
         ),
         augment=config.augment,
         weights=config.weights,
+        precision=config.precision,
+        decoded_bytes=config.decoded_bytes,
         workers=config.workers,
         threads=config.threads,
         device=config.device,

@@ -38,6 +38,9 @@ from turntable.files import write_json, write_text
 log = logging.getLogger(__name__)
 
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
 @dataclass(frozen=True)
 class FineStage:
     """The end of a run, at a higher resolution: pictures, rays and samples. Most is learned sooner from small pictures."""
@@ -124,7 +127,7 @@ class TrainConfig:
     """Folder with LPIPS's weights (default: torch.hub's checkpoint cache); read only when --lpips is above 0."""
     encoder_weights: str | None = None
     """Pre-trained ViT for the encoder: a folder or a hub name (facebook/dino-vitb16 …); left out: from scratch."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     """auto: bfloat16 on a GPU that has it, float32 elsewhere."""
     recompute: bool = False
     """Keep only each transformer block's input for the backward pass and compute the rest again: a third slower, far less memory."""
