@@ -1,0 +1,155 @@
+"""Whether a run that is killed and continued is the run that was not: `python -m benchmarks.exact_resume SHARDS`.
+
+The tiny model is trained on SHARDS by one process; again, killed with SIGKILL on the way and continued; and by two processes
+(gloo), sharing by DDP and by FSDP2, each killed and continued too. Compared are the losses of every logged step, and the final
+weights. Prints a table, writes `benchmarks/results/exact_resume.json` and draws the curves as `exact_resume.png` beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks import child, record
+from model.checkpoints import load_model
+from train import checkpoints
+from train.history import read_history
+from turntable import config
+from turntable.errors import UserError
+
+LOSSES = ("colour", "mask", "depth", "empty", "gradient_norm")
+WAYS: dict[str, tuple[int, str]] = {
+    "killed and continued": (1, "ddp"),
+    "two processes, DDP, killed and continued": (2, "ddp"),
+    "two processes, FSDP2, killed and continued": (2, "fsdp"),
+}
+
+
+@dataclass(frozen=True)
+class ResumeBenchmark:
+    """What to compare."""
+
+    shards: tyro.conf.Positional[Path]
+    """Shards to train on."""
+    steps: int = 200
+    """Optimiser steps."""
+    killed_after: int = 80
+    """The logged step after which a run is killed."""
+    out: Path = Path("benchmarks/results/exact_resume.json")
+
+
+def words(options: ResumeBenchmark, out: Path) -> list[object]:
+    """The command line of a run, whatever number of processes it has."""
+    every: list[object] = [
+        "--shards",
+        options.shards,
+        "--out",
+        out,
+        "--model",
+        "tiny",
+        "--steps",
+        options.steps,
+        "--batch",
+        4,
+    ]
+    return [*every, "--rays", 96, "--threads", 1, "--device", "cpu", "--save-minutes", 0.05]
+
+
+def launched(processes: int, sharing: str, run: list[object]) -> tuple[str, list[object]]:
+    """Module and words that start a run."""
+    if processes == 1:
+        return "train.lrm", run
+    torchrun: list[object] = ["--standalone", f"--nproc-per-node={processes}", "-m", "train.lrm"]
+    return "torch.distributed.run", [*torchrun, *run, "--sharing", sharing]
+
+
+def killed(module: str, run: list[object], out: Path, after: int) -> int:
+    """Starts a run and kills all of its processes once step `after` is logged and saved; the step it will continue from."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, run)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    while not ((lines := read_history(out / "log.jsonl")) and lines[-1]["step"] >= after and checkpoints.finished(out)):
+        if process.poll() is not None:
+            raise UserError(f"a run ended before it could be killed; give more --steps ({out})")
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return int(checkpoints.finished(out)[-1].name.removeprefix("step-"))
+
+
+def losses(out: Path) -> dict[str, list[float]]:
+    """Of every logged step."""
+    lines = [line for line in read_history(out / "log.jsonl") if "colour" in line]
+    return {name: [line[name] for line in lines] for name in ("step", *LOSSES)}
+
+
+def compared(one: Path, other: Path) -> dict[str, Any]:
+    """How far two runs are apart: largest relative difference of a logged loss, and of a weight over its tensor's spread."""
+    a, b = losses(one), losses(other)
+    if a["step"] != b["step"]:
+        raise UserError(f"{other}: logged steps {b['step']}, expected {a['step']}")
+    apart = [abs(x - y) / max(abs(x), 1e-12) for name in LOSSES for x, y in zip(a[name], b[name], strict=True)]
+    weights, others = load_model(one).state_dict(), load_model(other).state_dict()
+    spread = [
+        float((others[name] - value).abs().max() / value.std().clamp(min=1e-6))
+        for name, value in weights.items()
+        if value.numel() > 1
+    ]
+    return {"losses": max(apart), "weights": max(spread), "to_the_last_bit": max(apart) == max(spread) == 0}
+
+
+def draw(path: Path, reference: Path, runs: dict[str, tuple[Path, int, int]]) -> None:
+    """The colour loss of every run over the steps, with where each was killed and where it continued."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    true = losses(reference)
+    for axes, (name, (out, begun, ended)) in zip(
+        figure.subplots(1, len(runs), sharey=True).flat, runs.items(), strict=True
+    ):
+        found = losses(out)
+        axes.plot(true["step"], true["colour"], color="0.7", linewidth=5, label="one process, not killed")
+        axes.plot(
+            found["step"], found["colour"], "o-", color="C3", markersize=3, linewidth=1, label="killed and continued"
+        )
+        axes.axvline(ended, color="k", linestyle=":", label=f"killed after step {ended}")
+        axes.axvline(begun, color="C0", linestyle=":", label=f"continued from step {begun}")
+        axes.set(title=name.removesuffix(", killed and continued"), xlabel="step")
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=90)
+
+
+def main() -> int:
+    options = config.parse(ResumeBenchmark, __doc__ or "")
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        whole, runs = Path(folder) / "whole", {}
+        child.run("train.lrm", words(options, whole))
+        for number, (name, (processes, sharing)) in enumerate(WAYS.items()):
+            out = Path(folder) / str(number)
+            module, run = launched(processes, sharing, words(options, out))
+            begun = killed(module, run, out, options.killed_after)
+            ended = read_history(out / "log.jsonl")[-1]["step"]
+            child.run(module, [*run, "--resume"])
+            result[name] = {"continued_from": begun, **compared(whole, out)}
+            runs[name] = (out, begun, ended)
+            print(f"{name:45s}{result[name]}", flush=True)
+        draw(options.out.with_suffix(".png"), whole, runs)
+    record.write(options.out, options, result)
+    return 0
+
+
+if __name__ == "__main__":
+    config.run(main)
