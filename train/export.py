@@ -7,7 +7,7 @@ shows what that changes: pictures of a few objects by both.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,8 @@ class ExportConfig:
     """The file to write, .safetensors."""
     name: str = ""
     """What the model is called, kept in the file."""
+    level: float | None = None
+    """Density of the surface that meshes are cut at, as chosen on development objects; left out: the model's."""
     shards: Path | None = None
     """Objects to compare both models on."""
     objects: int = 4
@@ -43,8 +45,8 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if self.out.suffix != ".safetensors":
             raise ValueError(f"--out {self.out}: a model is a .safetensors file")
-        if self.objects < 1:
-            raise ValueError(f"objects must be at least 1, got {self.objects}")
+        if self.objects < 1 or not (self.level is None or self.level > 0):
+            raise ValueError(f"objects must be at least 1 and level above 0, got {self.objects} and {self.level}")
 
 
 def export(config: ExportConfig) -> None:
@@ -52,6 +54,7 @@ def export(config: ExportConfig) -> None:
     best = config.checkpoint / checkpoints.BEST_NAME
     source = best if best.is_file() else config.checkpoint
     lrm, extra = load_checkpoint(source)
+    lrm.config = replace(lrm.config, level=config.level or lrm.config.level)
     if config.out.exists() and config.out.samefile(source):
         raise UserError(f"{config.out}: is the model that is to be read; write to another file")
     save_model(config.out, lrm, extra | ({"name": config.name} if config.name else {}), halved(lrm, source))

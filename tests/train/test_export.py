@@ -22,10 +22,11 @@ def saved(folder: Path, name: str, seed: int = 0) -> LRM:
 
 def test_half_the_size_and_the_same_planes(tmp_path: Path) -> None:
     lrm = saved(tmp_path / "run", "model.safetensors")
-    export(ExportConfig(tmp_path / "run", tmp_path / "out.safetensors", name="ours"))
+    export(ExportConfig(tmp_path / "run", tmp_path / "out.safetensors", name="ours", level=4.0))
     assert (tmp_path / "out.safetensors").stat().st_size < 0.55 * (tmp_path / "run/model.safetensors").stat().st_size
     halves, extra = load_checkpoint(tmp_path / "out.safetensors")
     assert extra == {"step": 7, "licences": ["by"], "name": "ours"}
+    assert halves.config.level == 4.0 != lrm.config.level
     assert {tensor.dtype for tensor in halves.state_dict().values()} == {torch.float32}
     image, camera = torch.rand(1, 3, 128, 128), torch.rand(1, 16)
     with torch.no_grad():
