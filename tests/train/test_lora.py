@@ -24,7 +24,7 @@ from train.lrm import TrainConfig, build_trainer, train
 from train.optimiser import OptimiserConfig
 from turntable.errors import UserError
 
-MOVED = OptimiserConfig(lora=4, average=0.5, layer_decay=0.8)
+MOVED = OptimiserConfig(lora=4, lora_scale=2.0, average=0.5, layer_decay=0.8)
 FREE = ("upsampler.", "field.")
 
 
@@ -174,7 +174,7 @@ def test_two_processes_continue_what_one_began(place: Path, tmp_path: Path, shar
             trainer.save()
             shutil.copytree(tmp_path / "one/checkpoints", tmp_path / "two/checkpoints")
     trainer.save()
-    words = f"""--shards {place}/shards --out {tmp_path}/two --init {place}/init.safetensors --lora 4 --average 0.5
+    words = f"""--shards {place}/shards --out {tmp_path}/two --init {place}/init.safetensors --lora 4 --lora-scale 2 --average 0.5
         --layer-decay 0.8 --steps 8 --batch 2 --rays 64 --samples 12 --render-size 64 --threads 1 --device cpu --sharing {sharing}"""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "train.lrm"]
     done = subprocess.run(
