@@ -184,7 +184,7 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         self._cache = _Cache(config.cache_bytes)
         for index in self.indices:  # an object that cannot give a sample is named now, not hours later
             self._views(index)
-            _require_cameras(shards, index)
+            require_sense(shards, index)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -332,16 +332,36 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         return self._cache.get(("depth", index, view), lambda: (self.shards.depth(index, view),))[0]
 
 
-def _require_cameras(shards: ShardSet, index: int) -> None:
+FARTHEST_CAMERA = 1000.0
+"""Object units; an object is a pixel long before."""
+
+
+def require_sense(shards: ShardSet, index: int) -> None:
+    """Cameras and matte boxes of an object are such as pictures can have; a ShardError names the views of which that is not true."""
     poses, intrinsics = shards.cameras(index)
-    broken = ~(
-        np.isfinite(poses).all(axis=(1, 2)) & np.isfinite(intrinsics).all(axis=1) & (intrinsics[:, :2] > 0).all(axis=1)
-    )
-    if broken.any():
-        raise ShardError(
-            f"{shards.uids[index]}: the cameras of views {np.flatnonzero(broken).tolist()} are not numbers, or have no focal length;"
-            " leave the object out (--uids), or write its shard again"
-        )
+    for fault, sound in _soundness(poses, intrinsics, shards.matte_boxes(index)).items():
+        if not sound.all():
+            raise ShardError(
+                f"{shards.uids[index]}: the {fault} (views {np.flatnonzero(~sound).tolist()}); leave the object out (--uids), or write"
+                " its shard again"
+            )
+
+
+def _soundness(poses: np.ndarray, intrinsics: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:
+    """What can be wrong -> (V,) bool, where it is not. A comparison with what is not a number is false."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.linalg.norm(poses[:, :, 3], axis=1)
+        turn = poses[:, :, :3]
+        finite = np.isfinite(poses).all(axis=(1, 2)) & np.isfinite(intrinsics).all(axis=1)
+        skew = np.abs(turn.swapaxes(1, 2) @ turn - np.eye(3)).max(axis=(1, 2))
+        in_picture = ((boxes >= 0) & (boxes <= 1)).all(axis=1)
+        return {
+            "cameras are not numbers, or have no focal length": finite & (intrinsics[:, :2] > 0).all(axis=1),
+            "cameras' axes are not a rotation": skew < 1e-3,
+            "cameras lie at the object's centre, or out of its sight": (distance > 1e-6) & (distance < FARTHEST_CAMERA),
+            "matte boxes are not boxes in the picture": in_picture
+            & (~boxes.any(axis=1) | (boxes[:, :2] < boxes[:, 2:]).all(axis=1)),
+        }
 
 
 def _draw_views(rng: np.random.Generator, allowed: np.ndarray, count: int) -> np.ndarray:

@@ -40,6 +40,7 @@ import bisect
 import collections
 import json
 import logging
+import math
 import os
 import re
 import threading
@@ -179,9 +180,12 @@ class ShardReader:
         self._views(index)
         data = self._piece(self._tables.records, index, f"the record of object {index}")
         try:
-            return json.loads(data.tobytes())
-        except ValueError as error:
+            record = json.loads(data.tobytes())
+        except (ValueError, RecursionError) as error:
             raise ShardError(f"{self.path}: the record of object {index} is not JSON ({error})") from error
+        if not isinstance(record, dict) or not isinstance(record.get("uid"), str):
+            raise ShardError(f"{self.path}: the record of object {index} states no uid; preprocess its capture again")
+        return record
 
     def cameras(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """world_from_camera (V, 3, 4) and normalised intrinsics (V, 4), float64."""
@@ -220,9 +224,9 @@ class ShardReader:
         """(S, S) float32 planar depth in object units, 0 where nothing is hit."""
         steps = self._png("depth", index, view)
         scale = self.record(index).get("depth_scale")
-        if not isinstance(scale, float):
+        if not isinstance(scale, float) or not 0 < scale < math.inf:
             raise ShardError(
-                f"{self.path}: the record of object {index} states no depth_scale, so its depth has no unit"
+                f"{self.path}: the record of object {index} states no depth_scale (but {scale!r}), so its depth has no unit"
             )
         return steps.astype(np.float32) * np.float32(scale)
 

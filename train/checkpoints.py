@@ -30,7 +30,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.checkpoints import FILE_NAME, CheckpointError, load_model, save_model, write_tensors
+from model.checkpoints import FILE_NAME, CheckpointError, load_checkpoint, load_model, save_model, write_tensors
 from model.lrm import LRM
 from train import lora
 from train.distributed import ALONE, World, any_failed, part, part_like, wait_for_all, whole
@@ -140,10 +140,13 @@ def finished(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"))
 
 
-def resume(run: Path, state: State) -> None:
-    """Loads the newest checkpoint of `run`, which has one, into `state`. Raises CheckpointError naming what does not fit."""
+def resume(run: Path, state: State) -> dict[str, Any]:
+    """Loads the newest checkpoint of `run`, which has one, into `state` -> what else its header says (`save`'s `extra`).
+
+    Raises CheckpointError naming what does not fit.
+    """
     folder = finished(run)[-1]
-    saved = load_model(folder / FILE_NAME)
+    saved, extra = load_checkpoint(folder / FILE_NAME)
     if saved.config != state.lrm.config:
         raise CheckpointError(f"{folder}: holds a model of another size; give the run's own --model or another --out")
     values = {} if state.average is None else state.average.values
@@ -159,7 +162,15 @@ def resume(run: Path, state: State) -> None:
             for name, value in values.items():
                 value.copy_(part_like(averaged[name].float(), value))
     _restore_moments(folder, state)
-    state.progress = Progress(**read_json(folder / "state.json"))
+    state.progress = _progress(folder / "state.json")
+    return extra
+
+
+def _progress(file: Path) -> Progress:
+    try:
+        return Progress(**read_json(file))
+    except TypeError as error:
+        raise CheckpointError(f"{file}: states another progress than this version keeps ({error})") from error
 
 
 def _moments(state: State) -> dict[str, Tensor]:

@@ -78,6 +78,10 @@ class EvaluateConfig:
         for name in ("size", "samples", "resolution", "level"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.input_view < 0 or (self.held_out_views or 0) < 0:
+            raise ValueError(
+                f"input_view and held_out_views must not be negative, got {self.input_view} and {self.held_out_views}"
+            )
         if not self.checkpoint:
             raise ValueError("name at least one --checkpoint")
 
@@ -131,14 +135,22 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     indices = shards.listed(config.uids)
     categories = read_categories(config.categories) if config.categories else None
     held_out = models[0].held_out if config.held_out_views is None else config.held_out_views
+    for index in indices:  # an object that cannot be judged is named now, not hours later
+        methods.require_truth(shards, index, config.input_view, held_out)
     perceptual = perceptual_measure(config)
     baselines = baseline_methods(models[0], shards, indices, config, categories) if config.baselines else {}
     command_line.claim_folder(config.out, config, set(vars(config)))
     objects, pictures = [], []
-    for index in tqdm(indices, desc="evaluate", unit="object"):
-        item, picture = judge_object(shards, index, held_out, models, baselines, config, categories, perceptual)
-        objects.append(item)
-        pictures.append(picture)
+    try:
+        for index in tqdm(indices, desc="evaluate", unit="object"):
+            item, picture = judge_object(shards, index, held_out, models, baselines, config, categories, perceptual)
+            objects.append(item)
+            pictures.append(picture)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"interrupted after {len(objects)} of {len(indices)} objects; {config.out}: no report was written, and the same command"
+            " begins anew"
+        ) from error
     summary = summarise(objects)
     figures = [{"uid": item.uid, "class": item.category, "figures": item.figures} for item in objects]
     settings = command_line.resolved(config)
@@ -176,7 +188,9 @@ def judge_object(
     truth = methods.load_truth(shards, index, config.input_view, held_out, config.size, models[0].views)
     figures |= {name: judge(method(truth), truth, perceptual) for name, method in baselines.items()}
     figures |= ceilings(truth.shape, truth.judged, truth.input_view.canonical_from_world)
-    category = truth.record.get("lvis_class") or "-" if categories is None else categories.of(truth.record) or "other"
+    category = (
+        str(truth.record.get("lvis_class") or "-") if categories is None else categories.of(truth.record) or "other"
+    )
     return Judged(truth.uid, category, figures, empty), object_picture(truth, answers)
 
 

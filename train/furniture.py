@@ -24,7 +24,8 @@ from train.development import DevelopmentConfig
 from train.distributed import first_process
 from train.evaluate import EvaluateConfig, evaluate, names
 from train.losses import LossWeights
-from train.lrm import Precision, TrainConfig, train
+from train.lrm import Precision, TrainConfig, has_begun, train
+from train.methods import require_truth
 from train.optimiser import Frozen, OptimiserConfig
 from train.presets import PresetName, Size, recipe_of
 from train.summary import Rows, table
@@ -206,12 +207,33 @@ def main() -> int:
     return tune(command_line.parse(FurnitureConfig, "Fine-tune a model on a few categories."))
 
 
+def _require_judgeable(config: FurnitureConfig) -> None:
+    """What is judged in the end is there, and can be: said now, not after training."""
+    if config.judge_uids is None:
+        return
+    shards = ShardSet(config.shards)
+    for index in shards.listed(config.judge_uids):
+        require_truth(shards, index, config.input_view, 0)
+    both = set(read_uids(config.judge_uids)) & set(read_uids(config.dev_uids) if config.dev_uids else ())
+    if both:
+        log.warning(
+            "%d objects are in --dev-uids and in --judge-uids: the model is chosen by what it is then judged on, which flatters it",
+            len(both),
+        )
+
+
 def tune(config: FurnitureConfig) -> int:
     """Fine-tunes, and judges where there is something to judge on."""
     categories = read_categories(config.categories)
+    _require_judgeable(config)
     kinds = category_objects(config, categories)
     listed, known = config.out / "train-uids.txt", config.out / "category-uids.txt"
-    write_text(listed, "\n".join(training_list(config, kinds)) + "\n")
+    lines = "\n".join(training_list(config, kinds)) + "\n"
+    if has_begun(config.out, config.resume) and listed.is_file() and listed.read_text() != lines:
+        raise UserError(
+            f"{config.out} was trained on other objects (its {listed.name} differs); use the same shards and lists, or another --out"
+        )
+    write_text(listed, lines)
     write_text(known, "\n".join(kinds) + "\n")
     train(training(config, listed))
     if config.judge_uids is not None and first_process():

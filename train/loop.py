@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from datasets.order import Draw, Order
 from datasets.samples import ShardSamples
+from datasets.shards import ShardError
 from model.lrm import LRM
 from train import checkpoints, lora
 from train.checkpoints import State
@@ -70,6 +72,23 @@ def interrupts() -> Iterator[list[bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def deaths_told_when_asked() -> Iterator[None]:
+    """Within it a loader may be started that tells of a dead loader process where a batch is asked for, and nowhere else.
+
+    torch's handler of SIGCHLD raises wherever the trainer is at that moment: in the middle of the optimiser's step, say, after
+    which the weights are neither before it nor after.
+    """
+    if threading.current_thread() is not threading.main_thread():  # there torch sets no handler either
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -131,6 +150,7 @@ class Trainer:
         batches: Iterator[dict[str, Tensor]] = iter(())
         saved = last = time.monotonic()
         skipped_in_a_row, verdict = 0, Verdict.GO_ON
+        interrupted = [False]
         try:
             if self.development is not None and self.progress.best is None:
                 self._judge(watch)  # what it begins from counts too: fine-tuning may only make it worse
@@ -155,17 +175,17 @@ class Trainer:
                         self.save_and_show(watch)
                         saved = last = time.monotonic()
                     if stop:
-                        raise KeyboardInterrupt
+                        raise self._interruption()
             self.save_and_show(watch)
-        except UserError:
-            raise
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            self.save()
+        except LoadingError as error:
+            kept = "the last checkpoint is whole"
+            if self.world.size == 1:  # the others wait for this one's gradient, and cannot be asked for theirs
+                self.save()
+                kept = "the run is saved"
+            if interrupted[0]:  # Ctrl-C reaches the loader's processes too
+                raise self._interruption() from error
             raise UserError(
-                f"{self.out}: a loader process died at step {self.progress.step} ({str(error).splitlines()[0]}); the run is saved:"
-                " continue with --resume, perhaps with fewer --workers"
+                f"{self.out}: step {self.progress.step}: {error}; {kept}: continue with --resume"
             ) from error
         finally:
             if watch is not None:
@@ -181,7 +201,7 @@ class Trainer:
         total: dict[str, Tensor] = {}
         for number in range(count):
             asked = time.perf_counter()
-            loaded = next(batches)
+            loaded = _loaded(batches)
             self.waited += time.perf_counter() - asked
             batch = {name: value.to(self.world.device, non_blocking=True) for name, value in loaded.items()}
             with last_of_several(self.objective, last=number == count - 1):
@@ -239,7 +259,8 @@ class Trainer:
             multiprocessing_context="spawn" if self.workers else None,
             pin_memory=self.world.device.type == "cuda",
         )
-        return iter(loader)
+        with deaths_told_when_asked():
+            return iter(loader)
 
     def _agree(self, save: bool, stop: bool) -> tuple[bool, bool]:
         """What all processes do next. Their clocks differ, and a signal may reach one of them only."""
@@ -247,11 +268,17 @@ class Trainer:
         self.progress.seconds = seconds
         return bool(saves), bool(stops)
 
+    def _interruption(self) -> KeyboardInterrupt:
+        step = checkpoints.finished(self.out)
+        saved = f"{step[-1].name} is saved" if step else "nothing was saved yet"
+        return KeyboardInterrupt(f"interrupted; {self.out}: {saved}: the same command with --resume continues")
+
     def _require_sense(self, skipped_in_a_row: int) -> None:
         if skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             raise UserError(
                 f"{self.out}: {MAX_SKIPPED_IN_A_ROW} steps in a row had no gradient to be trusted at step {self.progress.step};"
-                " lower --learning-rate and continue from the last checkpoint with --resume"
+                " look for damage with datasets.verify, or begin in another --out with a lower --learning-rate (--init takes an"
+                " earlier checkpoint's weights along)"
             )
 
     def _report(self, watch: Watch | None, terms: dict[str, Tensor]) -> None:
@@ -296,6 +323,29 @@ class Trainer:
         if best:
             self.save(best=True)
         return self.development.verdict(self.progress)
+
+
+class LoadingError(UserError):
+    """A batch that did not come."""
+
+
+def _loaded(batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+    try:
+        return next(batches)
+    except ShardError as error:
+        # What comes from a loader process brings its traceback along, the message last.
+        raise LoadingError(str(error).rpartition("ShardError: ")[2].strip()) from error
+    except (
+        RuntimeError,
+        ConnectionError,
+        EOFError,
+    ) as error:  # the last two where it died while it handed a batch over
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+        raise LoadingError(
+            f"a loader process died ({said}), perhaps for want of memory: try fewer --workers"
+        ) from error
 
 
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"

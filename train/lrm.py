@@ -33,7 +33,7 @@ from train.schedule import Progress, Schedule
 from turntable import config as command_line
 from turntable.config import Location
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, UserError
-from turntable.files import write_json, write_text
+from turntable.files import disk_errors, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -177,9 +177,9 @@ SOLID_POINTS = 4096
 """Points an object that the solid loss looks at."""
 FREE_ON_RESUME = {
     "resume", "steps", "minutes", "threads", "workers", "save_minutes", "device", "shards", "plan", "wandb", "cache", "micro_batch",
-    "sharing", "recompute", "decoded_bytes",
+    "sharing", "recompute", "decoded_bytes", "batch", "rays",
 }  # fmt: skip
-"""Fields that a continued run may change."""
+"""Fields that a continued run may change. What --batch and --rays came to, with as many processes, must be what it was."""
 
 
 def open_shards(config: TrainConfig) -> ShardSet:
@@ -348,6 +348,9 @@ def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int], wor
         guard=GradientGuard(moved.explode),
         extra={
             "training_objects": len(indices),
+            "objects": sets.fingerprint(shards, indices),
+            "batch": step.batch,
+            "rays": samples.config.rays,
             "licences": sets.licences(shards, indices),
             "held_out_views": samples.config.held_out_views,
             **sets.camera_defaults(shards, indices, lrm.config.fill),
@@ -397,15 +400,17 @@ def train(config: TrainConfig) -> int:
     if config.plan:
         return show_plan(config)
     with joined(choose_device(config.device, config.precision)[0]) as world:
-        begun = _claim(config, world)
+        begun = has_begun(config.out, config.resume)
         shards = open_shards(config)
         indices = sets.chosen_objects(shards, config.uids, config.development.dev_uids, config.overfit)
         trainer = build_trainer(config, shards, indices, world)
         if begun:
-            checkpoints.resume(config.out, trainer.state)
+            _resume(config, trainer)
+        _claim(config, world)  # once everything else is known to be there: a mistake leaves no folder behind
         if world.first:
             _announce(config, trainer, len(indices))
-        trainer.run()
+        with disk_errors(config.out):
+            trainer.run()
     if not world.first:
         return EXIT_OK
     _conclude(config, trainer)
@@ -424,16 +429,38 @@ def show_plan(config: TrainConfig) -> int:
     return EXIT_OK
 
 
-def _claim(config: TrainConfig, world: World) -> bool:
-    """Takes the run's folder; whether there is something to continue in it."""
-    begun = bool(checkpoints.finished(config.out))
-    if begun and not config.resume:
-        raise UserError(f"{config.out} already holds a run; continue it with --resume or choose another --out")
+def has_begun(out: Path, resume: bool) -> bool:
+    """Whether there is a run in `out`; a UserError where there is one that is not to be continued."""
+    begun = bool(checkpoints.finished(out))
+    if begun and not resume:
+        raise UserError(f"{out} already holds a run; continue it with --resume or choose another --out")
+    return begun
+
+
+def _claim(config: TrainConfig, world: World) -> None:
+    """Takes the run's folder."""
     wait_for_all()
     if world.first:
         command_line.claim_folder(config.out, replace(config, model=config.size), FREE_ON_RESUME)
     wait_for_all()
-    return begun
+
+
+def _resume(config: TrainConfig, trainer: Trainer) -> None:
+    """Continues the run in --out; says so where its objects are others now, and refuses steps of another size."""
+    before = checkpoints.resume(config.out, trainer.state)
+    changed = [name for name in ("batch", "rays") if before.get(name, trainer.extra[name]) != trainer.extra[name]]
+    if changed:
+        was = ", ".join(f"{name} was {before[name]}, is {trainer.extra[name]}" for name in changed)
+        raise UserError(
+            f"{config.out}: its steps were of another size ({was}; {trainer.world.size} processes now); continue it with"
+            f" --batch {before['batch']} --rays {before['rays']}, which mean the same by any number of processes"
+        )
+    if trainer.world.first and before.get("objects", trainer.extra["objects"]) != trainer.extra["objects"]:
+        log.warning(
+            "%s was trained on %s objects; --shards now gives %s others or in another order: it goes on with those, from where the"
+            " weights are",
+            config.out, before.get("training_objects"), trainer.extra["training_objects"],
+        )  # fmt: skip
 
 
 def _announce(config: TrainConfig, trainer: Trainer, objects: int) -> None:
@@ -447,6 +474,8 @@ def _announce(config: TrainConfig, trainer: Trainer, objects: int) -> None:
         _warn_of_another_model(config)
     if trainer.progress.step:
         log.info("continuing %s from step %d", config.out, trainer.progress.step)
+    sampled = trainer.stage.samples
+    sets.warn_of_repetition(sampled.shards, sampled.indices, sampled.config.views, sampled.config.held_out_views)
     log.info("%.2f M parameters (%.2f M trained), %d objects, on %s", total, trained, objects, place)
 
 

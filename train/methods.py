@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datasets import samples
-from datasets.shards import ShardSet
+from datasets.shards import ShardError, ShardSet
 from model import mesh, occupancy, volume
 from model.lrm import LRM
 from model.placement import SupposedCamera, camera_in_field, object_from_field
@@ -184,6 +184,22 @@ def nearest_training_object(model: ModelMethod, memory: TrainingSet, config: sam
         return Reconstruction(judged=model.pictures(answer, truth.judged), shape=shape)
 
     return method
+
+
+def require_truth(shards: ShardSet, index: int, input_view: int, held_out: int) -> None:
+    """An object can be judged: views to give and to compare with, cameras and a shape that are numbers. Else a ShardError."""
+    count, uid = shards.view_count(index), shards.uids[index]
+    if not (input_view < count and held_out <= count and count > 1):
+        raise ShardError(
+            f"{uid}: has {count} views; view {input_view} as input and {held_out or 'others'} to judge were asked for: leave it out"
+            " (--uids), or ask for others (--input-view, --held-out-views)"
+        )
+    samples.require_sense(shards, index)
+    shape = shards.geometry(index)
+    if not (np.isfinite(shape.points).all() and np.isfinite(shape.normals).all()):
+        raise ShardError(
+            f"{uid}: its surface points or normals are not numbers; leave it out (--uids), or write its shard again"
+        )
 
 
 def load_truth(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,7 @@ from turntable.errors import UserError
 from turntable.files import location
 
 Stored = Literal["depth", "normal", "geometry"]
+log = logging.getLogger(__name__)
 
 
 def mixture(shards: Path, mix: tuple[str, ...]) -> dict[Path, float]:
@@ -54,14 +57,34 @@ def chosen_objects(shards: ShardSet, uids: Path | None, without: Path | None = N
 
     An unknown uid or nothing left is a UserError.
     """
+    if len(shards) == 0:
+        raise UserError("the shards hold no object; preprocess captures into them first")
     indices = shards.listed(uids)
     if without is not None:
         left_out = set(shards.listed(without))
+        asked = len(indices)
         indices = [index for index in indices if index not in left_out]
-    indices = indices[:first] if first else indices
-    if not indices:
-        raise UserError(f"{uids or 'the shards'}: no object to train on; preprocess captures into them first")
-    return indices
+        if not indices:
+            raise UserError(
+                f"{without}: names all {asked} objects of {uids or 'the shards'}, which leaves none to train on; name fewer"
+            )
+    return indices[:first] if first else indices
+
+
+def fingerprint(shards: ShardSet, indices: list[int]) -> str:
+    """Tells one list of objects from another: their order is what an exact continuation depends on."""
+    return hashlib.sha256("\n".join(shards.uids[index] for index in indices).encode()).hexdigest()[:16]
+
+
+def warn_of_repetition(shards: ShardSet, indices: list[int], views: int, held_out: int) -> None:
+    """Says so where objects have fewer views to supervise than a sample asks for."""
+    counts = [shards.view_count(index) - held_out for index in indices]
+    few = sum(count < views for count in counts)
+    if few:
+        log.warning(
+            "%d of %d objects have fewer than the %d views a sample asks for (the fewest: %d); theirs are drawn more than once",
+            few, len(counts), views, min(counts),
+        )  # fmt: skip
 
 
 def require(shards: ShardSet, indices: list[int], loss: str, stored: Stored) -> None:

@@ -89,8 +89,11 @@ def claim_folder(folder: Path, config: Any, free_fields: set[str] = frozenset())
     of items). Anything else that differs is a `UserError`: one folder never mixes two settings. A field that there was not yet
     when the folder was begun had what is its default now.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
     if path.exists():
         before, now = _completed(type(config), read_json(path)["config"]), resolved(config)
         differing = [k for k in {**before, **now} if k not in free_fields and before.get(k) != now.get(k)]
@@ -99,7 +102,16 @@ def claim_folder(folder: Path, config: Any, free_fields: set[str] = frozenset())
             raise UserError(
                 f"{folder} was written with other settings ({changes}); use the same settings or another --out"
             )
-    write_config(folder, config)
+    try:
+        write_config(folder, config)
+    except OSError as error:
+        if isinstance(error, DiskFullError):
+            raise
+        raise _not_writable(folder, error) from error
+
+
+def _not_writable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out")
 
 
 def _completed(config_type: type, values: dict[str, Any]) -> dict[str, Any]:
@@ -121,8 +133,8 @@ def run(main: Callable[[], int]) -> None:
     except DiskFullError as error:
         print(f"DiskFullError: {error.strerror}", file=sys.stderr)
         code = EXIT_DISK_FULL
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, the same command continues", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted; what was finished is kept, the same command continues", file=sys.stderr)
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (`| head`) went away: nobody is left to tell.

@@ -112,5 +112,5 @@ def test_cameras_that_are_not_numbers_are_named(shards: ShardSet) -> None:
                 poses[3, 0, 0] = np.nan
             return poses, lenses
 
-    with pytest.raises(ValueError, match=f"{shards.uids[1]}: the cameras of views \\[3\\] are not numbers"):
+    with pytest.raises(ValueError, match=f"{shards.uids[1]}: the cameras are not numbers.*views \\[3\\]"):
         ShardSamples(Broken(), CONFIG, [0, 1])  # type: ignore[arg-type]
