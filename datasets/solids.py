@@ -10,8 +10,8 @@ from turntable.geometry import Geometry, voxel_indices
 
 KEPT_POINTS = 8192
 """Surface points kept of an object; a sample draws from these."""
-NEAR = (0.02, 0.1)
-"""Deviations, object units, by which points near the surface are off it: a voxel of the solid, and a chair's leg or two."""
+NEAR = (0.03, 0.12)
+"""Deviations, object units, by which points near the surface are off it: two voxels of the solid, and a chair's leg or two."""
 
 
 class Solid(NamedTuple):

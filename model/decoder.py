@@ -8,6 +8,7 @@ adds the whole transformer to its tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.attention import Attention, GatedLinear, run_block
+from model.lift import Lift
 
 CAMERA_NUMBERS = 16
 """12 of the 3×4 canonical world_from_camera, row by row, and fx, fy, cx, cy of the framed picture, normalised."""
@@ -44,6 +46,8 @@ class DecoderConfig:
     """Standard deviation of the first weights that shift and scale the norms by the camera; 0 starts as plain norms."""
     positions: Literal["learned", "sincos"] = "learned"
     """What the tokens start as: free parameters, or sines and cosines of where they lie plus a vector a plane."""
+    lift: int = 0
+    """Points of each token's column at whose projections image tokens are read and added to the token's start; 0: none are."""
     order: Literal["cross-self", "self-cross"] = "cross-self"
     """Which attention of a block comes first: to the image, or to the tokens themselves."""
     mlp: Literal["gelu", "geglu"] = "gelu"
@@ -131,7 +135,8 @@ class TriplaneDecoder(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, config: DecoderConfig, context_width: int) -> None:
+    def __init__(self, config: DecoderConfig, context_width: int, directions: Sequence[tuple[int, float]] = ()) -> None:
+        """`directions`, `TriplaneConfig.directions`, are needed where image tokens are lifted."""
         super().__init__()
         self.config = config
         self.recompute = False
@@ -146,6 +151,7 @@ class TriplaneDecoder(nn.Module):
                 positions = sincos_positions(config.tokens, config.width)
             self.register_buffer("positions", positions, persistent=False)
             self.plane_vectors = nn.Parameter(torch.randn(3, 1, config.width) * 0.5)
+        self.lift = Lift(context_width, config.width, config.tokens, config.lift, directions) if config.lift else None
         self.blocks = nn.ModuleList(Block(config, context_width) for _ in range(config.layers))
         self.ends = ResidualEnds(config.width) if config.ends == "residual" else None
         self.norm = nn.LayerNorm(config.width) if self.ends is None else nn.Identity()
@@ -157,6 +163,8 @@ class TriplaneDecoder(nn.Module):
         if self.plane_vectors is not None:
             tokens = (tokens.unflatten(0, (3, -1)) + self.plane_vectors).flatten(0, 1)
         start = tokens.expand(len(image_tokens), -1, -1)
+        if self.lift is not None:
+            start = start + self.lift(image_tokens, camera)
         tokens = start if self.ends is None else self.ends.front(start)
         for block in self.blocks:
             tokens = run_block(block, self.recompute, tokens, image_tokens, embedding)

@@ -38,6 +38,9 @@ class EncoderConfig:
     """Width of the blocks' hidden layer over `hidden`."""
     position_size: int | None = None
     """Pixels: picture side of the stored position table, interpolated to `image_size`; None: `image_size` itself."""
+    position_start: float = 0.02
+    """Standard deviation that the position table begins with. Patches of a picture with values in [0, 1] give tokens of about half:
+    with 0.02 a short training hardly knows where they are from."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Subtracted from red, green, blue in [0, 1] before the network."""
     deviation: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -112,9 +115,10 @@ class ImageEncoder(nn.Module):
             load_encoder(self, config.weights)
 
     def _begin_at_random(self) -> None:
-        """Truncated normals of deviation 0.02, as DINO and DINOv2 begin."""
-        for parameter in (self.cls_token, self.positions):
-            nn.init.trunc_normal_(parameter, std=0.02)
+        """Truncated normals of deviation 0.02, as DINO and DINOv2 begin; the positions' is the configuration's."""
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        start = self.config.position_start
+        nn.init.trunc_normal_(self.positions, std=start, a=-4 * start, b=4 * start)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -59,7 +59,7 @@ class LRM(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = ImageEncoder(config.encoder, load_weights)
-        self.decoder = TriplaneDecoder(config.decoder, config.encoder.hidden)
+        self.decoder = TriplaneDecoder(config.decoder, config.encoder.hidden, config.triplane.directions)
         self.upsampler = PlaneUpsampler(config.triplane, config.decoder.width)
         self.field = TriplaneField(config.field, config.triplane)
 
@@ -129,9 +129,9 @@ _TINY = LRMConfig(
 )
 _MINI = dataclasses.replace(
     _TINY,
-    encoder=EncoderConfig("vit", image_size=128, patch_size=16, hidden=256, layers=4, heads=8),
+    encoder=EncoderConfig("vit", 128, 16, 256, 4, 8, position_start=0.1, mean=(0.5,) * 3, deviation=(0.25,) * 3),
     # A quarter of the tokens at twice the width: attention costs little, and a token's patch says more.
-    decoder=dataclasses.replace(_TINY.decoder, layers=4, width=256, heads=8, tokens=8, camera_width=256),
+    decoder=dataclasses.replace(_TINY.decoder, layers=4, width=256, heads=8, tokens=8, camera_width=256, lift=4),
     triplane=TriplaneConfig(upsample=6, channels=24, overlap=2),
 )
 _LARGE = _openlrm(448, 768, 16, 1024, 80)
