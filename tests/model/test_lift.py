@@ -1,0 +1,66 @@
+"""Lifting: a token reads the picture where its column projects, by the same projection as everything else."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from model.lift import Lift, columns, projected
+from model.lrm import camera_numbers
+from model.triplane import TriplaneConfig, corners
+from turntable import cameras
+
+POSE = cameras.look_at(cameras.spherical_position(-90.0, 20.0, 2.6))
+LENS = np.array([1.1, 1.2, 0.48, 0.53])
+
+
+def camera() -> torch.Tensor:
+    return camera_numbers(torch.from_numpy(POSE), torch.from_numpy(LENS)).float()[None]
+
+
+def test_points_project_as_cameras_say() -> None:
+    points = np.random.default_rng(0).uniform(-1, 1, (50, 3))
+    expected, depth = cameras.project(points, POSE, LENS)
+    assert depth.min() > 0.1
+    found = projected(torch.from_numpy(points).float(), camera())[0]
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+def test_a_token_s_column_is_what_reads_its_texel() -> None:
+    """Every point of a column lies in the middle of its own token's texel of its own plane, also where axes are turned."""
+    for config in (TriplaneConfig(), TriplaneConfig(frame=("-x", "z", "y"))):
+        side, count = 4, 3
+        points = columns(side, count, config.directions)
+        for token, column in enumerate(points):
+            plane, row, place = token // side**2, token // side % side, token % side
+            (column_axis, column_sign), (row_axis, row_sign) = config.directions[2 * plane : 2 * plane + 2]
+            centre = torch.tensor([place, row]) * (2 / side) + 1 / side - 1
+            torch.testing.assert_close(column_sign * column[:, column_axis], centre[0].expand(count))
+            torch.testing.assert_close(row_sign * column[:, row_axis], centre[1].expand(count))
+            assert len(set(column[:, 3 - column_axis - row_axis].tolist())) == count
+
+
+def test_a_mark_in_the_picture_reaches_the_tokens_before_and_behind_it_only() -> None:
+    torch.manual_seed(0)
+    side, tokens = 8, 8
+    lift = Lift(1, 1, tokens, 4, TriplaneConfig().directions)
+    torch.nn.init.ones_(lift.linear.weight)
+    torch.nn.init.zeros_(lift.linear.bias)
+    marked = torch.zeros(1, 1 + side**2, 1)
+    marked[0, 1 + 3 * side + 5] = 1.0  # row 3, column 5
+    with torch.no_grad():
+        read = lift(marked, camera())[0, :, 0].unflatten(0, (3, -1))
+    reached = projected(lift.points.flatten(0, 1), camera())[0].unflatten(0, lift.points.shape[:2])
+    # Bilinear reading reaches one patch around the marked one's centre.
+    near = ((reached - torch.tensor([5.5, 3.5]) / side).abs().amax(-1) < 1 / side).any(dim=1).unflatten(0, (3, -1))
+    assert bool((read[near] > 0).all()) and float(read[~near].abs().max()) == 0 and 0 < int(near.sum()) < near.numel()
+
+
+def test_the_field_reads_the_planes_as_the_columns_lie() -> None:
+    config, side = TriplaneConfig(upsample=1, channels=1), 4
+    points = columns(side, 3, config.directions)
+    axes = [axis for axis, _ in config.directions]
+    for token in (0, 5, 21, 47):
+        rows, weights = corners(points[token], side, 0, axes)
+        own = (weights * (rows == token)).sum(dim=1)  # beyond the border rows repeat, with nothing
+        torch.testing.assert_close(own, torch.ones(3))
