@@ -112,11 +112,11 @@ def both_ways(options: StepBenchmark, folder: Path) -> dict[str, Any]:
 
 
 def scaling(options: StepBenchmark, folder: Path) -> dict[str, float]:
-    """Objects a second by one process of one thread, by two, and their ratio."""
+    """Objects a second by one process of one thread, by two, and their ratio; each process has eight objects a step."""
     rates = []
     for processes in (1, 2):
         out = folder / f"processes-{processes}"
-        words = [
+        words: list[object] = [
             "--shards",
             options.shards,
             "--out",
@@ -125,9 +125,8 @@ def scaling(options: StepBenchmark, folder: Path) -> dict[str, float]:
             "tiny",
             "--steps",
             options.scaling_steps,
-            "--batch",
-            4,
         ]
+        words += ["--batch", 8 * processes]
         words += ["--threads", 1, "--device", "cpu", "--save-minutes", 60]
         if processes == 1:
             child.run("train.lrm", words)
