@@ -7,16 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from datasets.samples import TargetView
+from model import drawing
 from train import methods
 from train.summary import Rows, class_rows
-from turntable import framing, report
+from turntable import cameras, framing, report
 from turntable.files import write_text
 
 _SHOWN_VIEWS = 4
 
 
 def object_picture(truth: methods.Truth, answers: dict[str, methods.Reconstruction]) -> np.ndarray:
-    """One object's sheet: the input and true views above; below, a model each, its pictures and their error. (H, W, 3) uint8."""
+    """One object's sheet: the input and true views above; below, of each model, its pictures, their error and its mesh in grey.
+
+    (H, W, 3) uint8.
+    """
     chosen = np.linspace(0, len(truth.judged) - 1, min(_SHOWN_VIEWS, len(truth.judged))).round().astype(int)
     true = [_bytes(truth.judged[i].rgb) for i in chosen]
     blank = np.full_like(true[0], 255)
@@ -25,9 +30,20 @@ def object_picture(truth: methods.Truth, answers: dict[str, methods.Reconstructi
     for name, answer in answers.items():
         predicted = [_bytes(answer.judged[i]) for i in chosen]
         error = [_bytes(1 - np.abs(answer.judged[i] - truth.judged[i].rgb)) for i in chosen]
-        sheet += [blank, *predicted, blank, *error]
-        captions += [name, *[""] * len(true), "error", *[""] * len(true)]
+        mesh = [_mesh_picture(answer, truth, truth.judged[i]) for i in chosen]
+        sheet += [blank, *predicted, blank, *error, blank, *mesh]
+        captions += [name, *[""] * len(true), "error", *[""] * len(true), "mesh", *[""] * len(true)]
     return report.contact_sheet(sheet, len(true) + 1, captions)
+
+
+def _mesh_picture(answer: methods.Reconstruction, truth: methods.Truth, view: TargetView) -> np.ndarray:
+    """The extracted mesh from a judged view's camera; white where there is none."""
+    size = len(view.rgb)
+    if answer.surface is None:
+        return np.full((size, size, 3), 255, np.uint8)
+    world_from_canonical = cameras.invert(truth.input_view.canonical_from_world)
+    pose = cameras.compose(world_from_canonical, view.world_from_camera)
+    return drawing.shown(answer.surface, pose, view.intrinsics, size, plain=True)
 
 
 def write_page(path: Path, result: dict[str, Any], pictures: list[np.ndarray]) -> None:
