@@ -98,6 +98,9 @@ def claim_folder(folder: Path, config: Any, free_fields: set[str] = frozenset())
         before, now = _completed(type(config), read_json(path)["config"]), resolved(config)
         differing = [k for k in {**before, **now} if k not in free_fields and before.get(k) != now.get(k)]
         if differing:
+            strangers = before.keys() - now.keys()
+            if len(strangers) > len(before) / 2:
+                raise UserError(f"{folder} was written by another command ({path}); choose another --out")
             changes = ", ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in sorted(differing))
             raise UserError(
                 f"{folder} was written with other settings ({changes}); use the same settings or another --out"

@@ -44,3 +44,9 @@ def test_a_folder_begun_before_a_field_was_there_is_continued(tmp_path: Path) ->
     write_json(tmp_path / "config.json", before)
     with pytest.raises(UserError, match="gone was 1, is None"):
         config.claim_folder(tmp_path, Outer())
+
+
+def test_another_command_s_folder_is_called_that(tmp_path: Path) -> None:
+    config.claim_folder(tmp_path, Outer())
+    with pytest.raises(UserError, match="written by another command"):
+        config.claim_folder(tmp_path, Inner())
