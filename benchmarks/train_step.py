@@ -23,9 +23,10 @@ from torch import Tensor
 from benchmarks import child, dense_twin, record
 from datasets.shards import ShardSet
 from train import sets
+from train.assembly import build_trainer
 from train.history import read_history
 from train.losses import LossWeights, Objective, RenderSettings
-from train.lrm import TrainConfig, build_trainer
+from train.settings import TrainConfig
 from turntable import cameras, config
 from turntable.files import read_json, write_json
 from turntable.resources import peak_memory

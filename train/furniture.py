@@ -24,10 +24,11 @@ from train.development import DevelopmentConfig
 from train.distributed import first_process
 from train.evaluate import EvaluateConfig, evaluate, names
 from train.losses import LossWeights
-from train.lrm import Precision, TrainConfig, has_begun, train
+from train.lrm import has_begun, train
 from train.methods import require_truth
 from train.optimiser import Frozen, OptimiserConfig
 from train.presets import PresetName, Size, recipe_of
+from train.settings import Precision, TrainConfig
 from train.summary import Rows, table
 from turntable import config as command_line
 from turntable.config import Location

@@ -24,9 +24,10 @@ from tests.datasets.test_shards import write
 from tests.train.test_checkpoints import room
 from train import checkpoints
 from train.evaluate import EvaluateConfig, evaluate
-from train.lrm import TrainConfig, step_size, train
+from train.lrm import train
 from train.methods import require_truth
 from train.sets import require
+from train.settings import TrainConfig, step_size
 from turntable.errors import DiskFullError, UserError
 from turntable.geometry import Geometry
 

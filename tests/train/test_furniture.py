@@ -17,7 +17,8 @@ from train import checkpoints
 from train.furniture import FurnitureConfig, category_objects, training, training_list, tune
 from train.history import read_history
 from train.losses import LossWeights
-from train.lrm import TrainConfig, train
+from train.lrm import train
+from train.settings import TrainConfig
 from turntable.errors import UserError
 
 CLASSES = ["stool", "stool", "stool", "couch", "teapot", "stool"]

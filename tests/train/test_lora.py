@@ -19,9 +19,11 @@ from model.lrm import LRM, SIZES
 from preprocess.captures import PreprocessConfig, preprocess
 from tests.datasets.synthetic import write_captures
 from train import checkpoints, lora
+from train.assembly import build_trainer
 from train.loop import Trainer
-from train.lrm import TrainConfig, build_trainer, train
+from train.lrm import train
 from train.optimiser import OptimiserConfig
+from train.settings import TrainConfig
 from turntable.errors import UserError
 
 MOVED = OptimiserConfig(lora=4, lora_scale=2.0, average=0.5, layer_decay=0.8)

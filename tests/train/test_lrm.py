@@ -15,9 +15,11 @@ from datasets.shards import ShardSet
 from preprocess.captures import PreprocessConfig, preprocess
 from tests.datasets.synthetic import cast, scene, write_captures
 from train import checkpoints, losses
+from train.assembly import build_trainer, open_shards
 from train.history import read_history
-from train.lrm import StepSize, TrainConfig, build_trainer, open_shards, step_size, train
+from train.lrm import train
 from train.sets import camera_defaults, chosen_objects, draw_order, mixture
+from train.settings import StepSize, TrainConfig, step_size
 from turntable import cameras, framing
 from turntable.errors import UserError
 

@@ -14,9 +14,10 @@ from model.lrm import LRM, SIZES
 from preprocess.captures import PreprocessConfig, preprocess
 from tests.conftest import ROOT
 from tests.datasets.synthetic import write_captures
-from train.lrm import StepSize, TrainConfig, choose, step_size, train
+from train.lrm import train
 from train.presets import GIB, KEPT, MOST, PRESETS, Preset, PresetName, recipe_of
 from train.recipes import RECIPES
+from train.settings import StepSize, TrainConfig, choose, step_size
 
 
 def config(name: PresetName | None, **changes: object) -> TrainConfig:
