@@ -1,8 +1,10 @@
-"""What the picture shows where a token lies: image tokens read at the token's projection and added to its start.
+"""What the picture shows where a token or a texel lies: read at its projection, and added to it.
 
-A token stands for a column of space, all points with its two coordinates. Some of them are projected into the picture by its
-camera, and the image tokens there are read. Without it a network must first learn, from nothing, which part of the picture lies
-where, and until it has it answers every picture with the mean object.
+A token, or a texel, stands for a column of space: all points with its two coordinates. Some of them are projected into the picture
+by its camera, and what is there is read: image tokens for tokens (`Lift`), and for texels the features of a few convolutions,
+which keep outlines and colours that 16-pixel patches blur (`DetailLift`; Yu et al. 2021, "pixelNeRF", reads them at every point).
+Without it a network must first learn, from nothing, which part of the picture lies where, and until it has it answers every
+picture with the mean object.
 """
 
 from __future__ import annotations
@@ -40,6 +42,40 @@ class Lift(nn.Module):
         read = F.grid_sample(picture, uv[:, None] * 2 - 1, align_corners=False)
         columns_read = read[:, :, 0].transpose(1, 2).unflatten(1, self.points.shape[:2])
         return self.linear(columns_read.flatten(2))
+
+
+class DetailLift(nn.Module):
+    """The picture at points of each texel's column -> what is added to the planes."""
+
+    points: Tensor
+
+    def __init__(
+        self, features: int, channels: int, resolution: int, count: int, directions: Sequence[tuple[int, float]]
+    ) -> None:
+        """`features` of the picture at half its size; planes of `channels` and `resolution` texels a side."""
+        super().__init__()
+        with torch.device("cpu"):
+            points = columns(resolution, count, directions)
+        self.register_buffer("points", points, persistent=False)
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(3, features, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(features, features, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(features, features, 3, padding=1),
+        )
+        self.linear = nn.Linear(count * features, channels)
+        self.linear.weight.data *= 4  # torch's start would leave it far below what the planes hold
+
+    def forward(self, image: Tensor, camera: Tensor) -> Tensor:
+        """image (B, 3, S, S) in [0, 1], camera (B, 16) -> (B, 3, C, R, R)."""
+        features = self.convolutions((image - 0.5) / 0.25).float()
+        uv = projected(self.points.flatten(0, 1), camera.float()).unflatten(1, self.points.shape[:2])
+        # What lies beyond the picture is as its border is: background.
+        read = F.grid_sample(features, uv * 2 - 1, align_corners=False, padding_mode="border")
+        texels = self.linear(read.permute(0, 2, 3, 1).flatten(2))
+        side = round((texels.shape[1] / 3) ** 0.5)
+        return texels.transpose(1, 2).unflatten(2, (3, side, side)).transpose(1, 2)
 
 
 def columns(tokens: int, count: int, directions: Sequence[tuple[int, float]]) -> Tensor:

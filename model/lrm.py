@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from model.decoder import DecoderConfig, TriplaneDecoder
 from model.encoder import EncoderConfig, ImageEncoder
+from model.lift import DetailLift
 from model.mesh import DEFAULT_LEVEL
 from model.triplane import FieldConfig, PlaneUpsampler, TriplaneConfig, TriplaneField
 from turntable.framing import DEFAULT_FILL
@@ -61,6 +62,7 @@ class LRM(nn.Module):
         self.encoder = ImageEncoder(config.encoder, load_weights)
         self.decoder = TriplaneDecoder(config.decoder, config.encoder.hidden, config.triplane.directions)
         self.upsampler = PlaneUpsampler(config.triplane, config.decoder.width)
+        self.detail = _detail_lift(config)
         self.field = TriplaneField(config.field, config.triplane)
 
     def planes(self, image: Tensor, camera: Tensor) -> Tensor:
@@ -68,7 +70,8 @@ class LRM(nn.Module):
 
         The camera is canonical: 12 numbers of world_from_camera, row by row, and the framed picture's normalised intrinsics.
         """
-        return self.upsampler(self.decoder(self.encoder(image), camera))
+        planes = self.upsampler(self.decoder(self.encoder(image), camera))
+        return planes if self.detail is None else planes + self.detail(image, camera)
 
     def forward(self, image: Tensor, camera: Tensor) -> Tensor:
         """As `planes`; what DDP wraps."""
@@ -77,6 +80,13 @@ class LRM(nn.Module):
     def recompute(self, recompute: bool = True) -> None:
         """Whether training keeps only each transformer block's input and computes the rest again in the backward pass."""
         self.encoder.recompute = self.decoder.recompute = recompute
+
+
+def _detail_lift(config: LRMConfig) -> DetailLift | None:
+    planes = config.triplane
+    if not planes.detail:
+        return None
+    return DetailLift(planes.detail, planes.channels, config.resolution, planes.detail_points, planes.directions)
 
 
 def without_weights(config: LRMConfig) -> LRM:
@@ -133,7 +143,7 @@ _MINI = dataclasses.replace(
     # Fewer tokens than `tiny` has, which attention costs less, and more layers; at twice the width a loss falls no faster by the
     # step, and a step takes two and a half times as long.
     decoder=dataclasses.replace(_TINY.decoder, layers=3, tokens=8, lift=4),
-    triplane=TriplaneConfig(upsample=6, channels=24, overlap=2),
+    triplane=TriplaneConfig(upsample=6, channels=24, overlap=2, detail=16),
 )
 _LARGE = _openlrm(448, 768, 16, 1024, 80)
 _PAPER = dataclasses.replace(

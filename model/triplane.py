@@ -31,6 +31,10 @@ class TriplaneConfig:
     """Features a texel."""
     overlap: int = 1
     """Neighbouring tokens' patches overlap so many deep: 1, side by side (LRM), leaves seams in a thin surface; 2, by half."""
+    detail: int = 0
+    """Features of the picture, read where each texel's column projects and added to the planes; 0: none are."""
+    detail_points: int = 4
+    """Points of a column at which they are read."""
     axes: Axes = ((0, 1), (0, 2), (2, 1))
     """Axes (0 x, 1 y, 2 z) of the planes' own frame along each plane's columns and rows."""
     frame: Frame = ("x", "y", "z")

@@ -120,7 +120,8 @@ def category_objects(config: FurnitureConfig, categories: Categories) -> dict[st
             f"{config.shards}: no object to train on of {', '.join(missing)} ({config.categories.name}); add some, or leave the"
             " category out of a copy of that file"
         )
-    log.info("training objects: %s", ", ".join(f"{counts[name]} {name}" for name in categories.members))
+    if first_process():
+        log.info("training objects: %s", ", ".join(f"{counts[name]} {name}" for name in categories.members))
     return kinds
 
 

@@ -120,7 +120,7 @@ def layers_above(name: str, lrm: LRM) -> int:
     decoder, encoder = len(lrm.decoder.blocks), len(lrm.encoder.blocks)
     block = re.match(r"(encoder|decoder)\.blocks\.(\d+)\.", name)
     if block is None:
-        if name.startswith(("decoder.norm", "field.", "upsampler.")):
+        if name.startswith(("decoder.norm", "field.", "upsampler.", "detail.")):
             return 0
         if name.startswith(("decoder.", "encoder.norm")):
             return decoder + 1
