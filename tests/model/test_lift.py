@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
-from model.lift import Lift, columns, projected
-from model.lrm import camera_numbers
+from model.checkpoints import load_model, save_model
+from model.lift import DetailLift, Lift, columns, projected
+from model.lrm import LRM, SIZES, camera_numbers
 from model.triplane import TriplaneConfig, corners
 from turntable import cameras
 
@@ -64,3 +67,31 @@ def test_the_field_reads_the_planes_as_the_columns_lie() -> None:
         rows, weights = corners(points[token], side, 0, axes)
         own = (weights * (rows == token)).sum(dim=1)  # beyond the border rows repeat, with nothing
         torch.testing.assert_close(own, torch.ones(3))
+
+
+def test_a_pixel_changes_the_texels_that_see_it_and_no_others() -> None:
+    torch.manual_seed(0)
+    size, texels = 64, 24
+    lift = DetailLift(8, 5, texels, 4, TriplaneConfig().directions)
+    picture = torch.full((1, 3, size, size), 0.8)
+    marked = picture.clone()
+    marked[0, :, 20, 40] = 0.0
+    with torch.no_grad():
+        before, after = lift(picture, camera()), lift(marked, camera())
+    assert before.shape == (1, 3, 5, texels, texels)
+    changed = ((after - before).abs().amax(dim=2)[0] > 1e-6).flatten()
+    reached = projected(lift.points.flatten(0, 1), camera())[0].unflatten(0, lift.points.shape[:2])
+    away = (reached - torch.tensor([40.5, 20.5]) / size).abs().amax(-1).amin(dim=1) * size
+    # Three convolutions of 3 texels, two of them at half the size, and bilinear reading between two features: 1 + 2 + 2 + 2 pixels.
+    assert bool(changed[away < 1].all()) and not changed[away > 8].any() and 0 < int(changed.sum()) < changed.numel()
+
+
+def test_a_network_with_both_is_written_and_read_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    lrm = LRM(SIZES["mini"]).eval()
+    assert lrm.decoder.lift is not None and lrm.detail is not None
+    save_model(tmp_path / "mini.safetensors", lrm, {})
+    again = load_model(tmp_path / "mini.safetensors")
+    picture = torch.rand(1, 3, 128, 128)
+    with torch.no_grad():
+        assert torch.equal(lrm.planes(picture, camera()), again.planes(picture, camera()))
