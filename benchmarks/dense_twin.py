@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.rays import clip
-from model.triplane import TriplaneField
+from model.triplane import TriplaneField, straightened
 
 Quadrature = Literal["midpoint", "spans"]
 """Between neighbouring samples, with the mean of their densities and colours; or each sample for the span nearest to it."""
@@ -112,6 +112,7 @@ def _ask(field: TriplaneField, planes: Tensor, origins: Tensor, directions: Tens
 def _network(field: TriplaneField, planes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """planes (V, 3, C, R, R), points (V, N, 3) -> density (V, N), 0 outside the box, and colour (V, N, 3)."""
     v, _, c, r, _ = planes.shape
+    points = straightened(points, field.perspective)
     uv = points[..., list(field.axes)].view(v, -1, 3, 2).permute(0, 2, 1, 3).reshape(v * 3, -1, 1, 2)
     read = F.grid_sample(planes.view(v * 3, c, r, r).float(), uv.float(), padding_mode="zeros", align_corners=False)
     features = read[..., 0].view(v, 3, c, -1).permute(0, 3, 1, 2).reshape(-1, 3 * c)

@@ -8,7 +8,6 @@ adds the whole transformer to its tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -135,8 +134,7 @@ class TriplaneDecoder(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, config: DecoderConfig, context_width: int, directions: Sequence[tuple[int, float]] = ()) -> None:
-        """`directions`, `TriplaneConfig.directions`, are needed where image tokens are lifted."""
+    def __init__(self, config: DecoderConfig, context_width: int, planes: TriplaneConfig) -> None:
         super().__init__()
         self.config = config
         self.recompute = False
@@ -151,7 +149,7 @@ class TriplaneDecoder(nn.Module):
                 positions = sincos_positions(config.tokens, config.width)
             self.register_buffer("positions", positions, persistent=False)
             self.plane_vectors = nn.Parameter(torch.randn(3, 1, config.width) * 0.5)
-        self.lift = Lift(context_width, config.width, config.tokens, config.lift, directions) if config.lift else None
+        self.lift = Lift(context_width, config.width, config.tokens, config.lift, planes) if config.lift else None
         self.blocks = nn.ModuleList(Block(config, context_width) for _ in range(config.layers))
         self.ends = ResidualEnds(config.width) if config.ends == "residual" else None
         self.norm = nn.LayerNorm(config.width) if self.ends is None else nn.Identity()

@@ -54,6 +54,8 @@ def why_not(field: Any, planes: Tensor, origins: Tensor, directions: Tensor) -> 
     """Why the fused kernels cannot render this, or None where they can. `planes`, or their table's rows."""
     if not isinstance(field, TriplaneField):
         return f"there are kernels for TriplaneField only, not for {type(field).__name__}"
+    if field.perspective:
+        return "its planes lie in a camera's straightened space"
     if field.config.width not in (16, 32, 64, 128):
         return f"the kernels' layers are 16, 32, 64 or 128 wide, this field's {field.config.width}"
     if torch.float64 in (planes.dtype, origins.dtype):

@@ -9,11 +9,11 @@ picture with the mean object.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from model.triplane import TriplaneConfig, bent
 
 NEAREST = 0.1
 """Object units before the camera; nearer points, which no object has, are read as if they lay there."""
@@ -24,13 +24,11 @@ class Lift(nn.Module):
 
     points: Tensor
 
-    def __init__(
-        self, context_width: int, width: int, tokens: int, count: int, directions: Sequence[tuple[int, float]]
-    ) -> None:
-        """`count` points a column; `directions`: `TriplaneConfig.directions`."""
+    def __init__(self, context_width: int, width: int, tokens: int, count: int, planes: TriplaneConfig) -> None:
+        """`count` points a column."""
         super().__init__()
         with torch.device("cpu"):  # real also where the parameters are on `meta`
-            points = columns(tokens, count, directions)
+            points = columns(tokens, count, planes)
         self.register_buffer("points", points, persistent=False)
         self.linear = nn.Linear(count * context_width, width)
 
@@ -49,13 +47,12 @@ class DetailLift(nn.Module):
 
     points: Tensor
 
-    def __init__(
-        self, features: int, channels: int, resolution: int, count: int, directions: Sequence[tuple[int, float]]
-    ) -> None:
-        """`features` of the picture at half its size; planes of `channels` and `resolution` texels a side."""
+    def __init__(self, resolution: int, planes: TriplaneConfig) -> None:
+        """`resolution` texels a side. The picture's features are found at half its size."""
         super().__init__()
         with torch.device("cpu"):
-            points = columns(resolution, count, directions)
+            points = columns(resolution, planes.detail_points, planes)
+        features = planes.detail
         self.register_buffer("points", points, persistent=False)
         self.convolutions = nn.Sequential(
             nn.Conv2d(3, features, 3, stride=2, padding=1),
@@ -64,7 +61,7 @@ class DetailLift(nn.Module):
             nn.GELU(),
             nn.Conv2d(features, features, 3, padding=1),
         )
-        self.linear = nn.Linear(count * features, channels)
+        self.linear = nn.Linear(planes.detail_points * features, planes.channels)
         self.linear.weight.data *= 4  # torch's start would leave it far below what the planes hold
 
     def forward(self, image: Tensor, camera: Tensor) -> Tensor:
@@ -78,8 +75,9 @@ class DetailLift(nn.Module):
         return texels.transpose(1, 2).unflatten(2, (3, side, side)).transpose(1, 2)
 
 
-def columns(tokens: int, count: int, directions: Sequence[tuple[int, float]]) -> Tensor:
-    """(3 · tokens², count, 3): points of each token's column in [-1, 1]³, canonical frame, in the order of the tokens."""
+def columns(tokens: int, count: int, config: TriplaneConfig) -> Tensor:
+    """(3 · tokens², count, 3): points of each token's column, canonical frame, in the order of the tokens."""
+    directions = config.directions
     places = (torch.arange(tokens) + 0.5) * (2 / tokens) - 1
     along = (torch.arange(count) + 0.5) * (2 / count) - 1
     row, column, depth = torch.meshgrid(places, places, along, indexing="ij")
@@ -90,7 +88,7 @@ def columns(tokens: int, count: int, directions: Sequence[tuple[int, float]]) ->
         points[..., row_axis] = row_sign * row
         points[..., 3 - column_axis - row_axis] = depth
         planes.append(points.flatten(0, 1))
-    return torch.cat(planes)
+    return bent(torch.cat(planes), config.perspective)
 
 
 def projected(points: Tensor, camera: Tensor) -> Tensor:

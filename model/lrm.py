@@ -60,9 +60,9 @@ class LRM(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = ImageEncoder(config.encoder, load_weights)
-        self.decoder = TriplaneDecoder(config.decoder, config.encoder.hidden, config.triplane.directions)
+        self.decoder = TriplaneDecoder(config.decoder, config.encoder.hidden, config.triplane)
         self.upsampler = PlaneUpsampler(config.triplane, config.decoder.width)
-        self.detail = _detail_lift(config)
+        self.detail = DetailLift(config.resolution, config.triplane) if config.triplane.detail else None
         self.field = TriplaneField(config.field, config.triplane)
 
     def planes(self, image: Tensor, camera: Tensor) -> Tensor:
@@ -80,13 +80,6 @@ class LRM(nn.Module):
     def recompute(self, recompute: bool = True) -> None:
         """Whether training keeps only each transformer block's input and computes the rest again in the backward pass."""
         self.encoder.recompute = self.decoder.recompute = recompute
-
-
-def _detail_lift(config: LRMConfig) -> DetailLift | None:
-    planes = config.triplane
-    if not planes.detail:
-        return None
-    return DetailLift(planes.detail, planes.channels, config.resolution, planes.detail_points, planes.directions)
 
 
 def without_weights(config: LRMConfig) -> LRM:
@@ -143,7 +136,7 @@ _MINI = dataclasses.replace(
     # Fewer tokens than `tiny` has, which attention costs less, and more layers; at twice the width a loss falls no faster by the
     # step, and a step takes two and a half times as long.
     decoder=dataclasses.replace(_TINY.decoder, layers=3, tokens=8, lift=4),
-    triplane=TriplaneConfig(upsample=6, channels=24, overlap=2, detail=16),
+    triplane=TriplaneConfig(upsample=6, channels=24, overlap=2, detail=16, detail_points=2, perspective=2.7),
 )
 _LARGE = _openlrm(448, 768, 16, 1024, 80)
 _PAPER = dataclasses.replace(

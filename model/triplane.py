@@ -37,12 +37,17 @@ class TriplaneConfig:
     """Points of a column at which they are read."""
     axes: Axes = ((0, 1), (0, 2), (2, 1))
     """Axes (0 x, 1 y, 2 z) of the planes' own frame along each plane's columns and rows."""
+    perspective: float = 0.0
+    """The planes lie in the space that the rays of a camera at (0, -distance, 0), so many object units away, straighten: a column
+    across its view is one of its rays, and what it shows lies in one texel (see `straightened`); 0: in the space itself."""
     frame: Frame = ("x", "y", "z")
     """Where the planes' own x, y and z point in the canonical frame of the input view."""
 
     def __post_init__(self) -> None:
         if self.overlap < 1 or (self.overlap - 1) * self.upsample % 2:
             raise ValueError(f"overlap must be at least 1 and (overlap - 1) × upsample even, got {self.overlap}")
+        if self.perspective and not self.perspective > 1:
+            raise ValueError(f"perspective must be 0 or a distance above 1, outside the object, got {self.perspective}")
         if sorted(direction[-1] for direction in self.frame) != ["x", "y", "z"]:
             raise ValueError(f"frame must name each of x, y and z once, got {self.frame}")
 
@@ -129,6 +134,7 @@ class TriplaneField(nn.Module):
         self.config = config
         self.directions = tuple(triplane.directions)
         self.axes = tuple(axis for axis, _ in self.directions)
+        self.perspective = triplane.perspective
         signs = [sign for _, sign in self.directions]
         with torch.device("cpu"):  # real also where the parameters are on `meta`
             self.register_buffer("signs", torch.tensor(signs) if min(signs) < 0 else None, persistent=False)
@@ -190,6 +196,7 @@ class TriplaneField(nn.Module):
         return [self.density_head] if density_only else [self.density_head, self.colour_head]
 
     def _first_layer(self, table: Table, points: Tensor, owners: Tensor | int, density_only: bool) -> Tensor:
+        points = straightened(points, self.perspective)
         rows, weights = corners(points, table.resolution, owners, self.axes, self.signs)
         bias = torch.cat([_first(head).bias for head in self._heads(density_only)])
         activation = self._heads(density_only)[0][1]
@@ -232,6 +239,29 @@ def _mlp(inputs: int, width: int, hidden: int, outputs: int, activation: str) ->
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), ACTIVATION[activation](inplace=True)]
     return nn.Sequential(*layers, nn.Linear(width, outputs))
+
+
+def straightened(points: Tensor, distance: float) -> Tensor:
+    """Canonical points (..., 3) -> where the rays of a camera at (0, -distance, 0) run along y; the unit ball stays in [-1, 1]³.
+
+    y stays; x and z are divided by how far away the point is, and multiplied so that the cone around the ball becomes a
+    cylinder of radius 1. With distance 0 the points stay.
+    """
+    return points if not distance else _scaled_across(points, _spread(points[..., 1], distance).reciprocal())
+
+
+def bent(points: Tensor, distance: float) -> Tensor:
+    """The inverse of `straightened`."""
+    return points if not distance else _scaled_across(points, _spread(points[..., 1], distance))
+
+
+def _spread(y: Tensor, distance: float) -> Tensor:
+    """Radius of the cone around the unit ball at y."""
+    return (y + distance) / (distance**2 - 1) ** 0.5
+
+
+def _scaled_across(points: Tensor, factor: Tensor) -> Tensor:
+    return torch.stack([points[..., 0] * factor, points[..., 1], points[..., 2] * factor], dim=-1)
 
 
 def corners(

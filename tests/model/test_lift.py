@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from model.checkpoints import load_model, save_model
 from model.lift import DetailLift, Lift, columns, projected
 from model.lrm import LRM, SIZES, camera_numbers
-from model.triplane import TriplaneConfig, corners
+from model.triplane import TriplaneConfig, corners, straightened
 from turntable import cameras
 
 POSE = cameras.look_at(cameras.spherical_position(-90.0, 20.0, 2.6))
@@ -33,7 +34,7 @@ def test_a_token_s_column_is_what_reads_its_texel() -> None:
     """Every point of a column lies in the middle of its own token's texel of its own plane, also where axes are turned."""
     for config in (TriplaneConfig(), TriplaneConfig(frame=("-x", "z", "y"))):
         side, count = 4, 3
-        points = columns(side, count, config.directions)
+        points = columns(side, count, config)
         for token, column in enumerate(points):
             plane, row, place = token // side**2, token // side % side, token % side
             (column_axis, column_sign), (row_axis, row_sign) = config.directions[2 * plane : 2 * plane + 2]
@@ -46,7 +47,7 @@ def test_a_token_s_column_is_what_reads_its_texel() -> None:
 def test_a_mark_in_the_picture_reaches_the_tokens_before_and_behind_it_only() -> None:
     torch.manual_seed(0)
     side, tokens = 8, 8
-    lift = Lift(1, 1, tokens, 4, TriplaneConfig().directions)
+    lift = Lift(1, 1, tokens, 4, TriplaneConfig())
     torch.nn.init.ones_(lift.linear.weight)
     torch.nn.init.zeros_(lift.linear.bias)
     marked = torch.zeros(1, 1 + side**2, 1)
@@ -59,12 +60,24 @@ def test_a_mark_in_the_picture_reaches_the_tokens_before_and_behind_it_only() ->
     assert bool((read[near] > 0).all()) and float(read[~near].abs().max()) == 0 and 0 < int(near.sum()) < near.numel()
 
 
-def test_the_field_reads_the_planes_as_the_columns_lie() -> None:
-    config, side = TriplaneConfig(upsample=1, channels=1), 4
-    points = columns(side, 3, config.directions)
+def test_in_a_camera_s_straightened_space_a_column_is_its_ray() -> None:
+    config = TriplaneConfig(perspective=2.5)
+    camera = camera_numbers(torch.from_numpy(cameras.look_at(np.array([0.0, -2.5, 0.0]))), torch.from_numpy(LENS))
+    points = columns(6, 5, config).unflatten(0, (3, -1))
+    uv = projected(points[1].flatten(0, 1), camera.float()[None])[0].unflatten(0, (-1, 5))
+    torch.testing.assert_close(uv, uv[:, :1].expand_as(uv), atol=1e-5, rtol=0)
+    assert (
+        float(projected(points[0].flatten(0, 1), camera.float()[None])[0].unflatten(0, (-1, 5)).std(dim=1).max()) > 0.1
+    )
+
+
+@pytest.mark.parametrize("perspective", [0.0, 2.7])
+def test_the_field_reads_the_planes_as_the_columns_lie(perspective: float) -> None:
+    config, side = TriplaneConfig(upsample=1, channels=1, perspective=perspective), 4
+    points = columns(side, 3, config)
     axes = [axis for axis, _ in config.directions]
     for token in (0, 5, 21, 47):
-        rows, weights = corners(points[token], side, 0, axes)
+        rows, weights = corners(straightened(points[token], perspective), side, 0, axes)
         own = (weights * (rows == token)).sum(dim=1)  # beyond the border rows repeat, with nothing
         torch.testing.assert_close(own, torch.ones(3))
 
@@ -72,7 +85,7 @@ def test_the_field_reads_the_planes_as_the_columns_lie() -> None:
 def test_a_pixel_changes_the_texels_that_see_it_and_no_others() -> None:
     torch.manual_seed(0)
     size, texels = 64, 24
-    lift = DetailLift(8, 5, texels, 4, TriplaneConfig().directions)
+    lift = DetailLift(texels, TriplaneConfig(channels=5, detail=8))
     picture = torch.full((1, 3, size, size), 0.8)
     marked = picture.clone()
     marked[0, :, 20, 40] = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from PIL import Image
 from model import pipeline, video
 from model import reconstruct as module
 from model.checkpoints import load_checkpoint, save_model
+from model.hub import BUNDLED, DEFAULT
 from model.lrm import LRM, DecoderConfig, EncoderConfig, FieldConfig, LRMConfig, TriplaneConfig, camera_numbers
 from model.photograph import Photograph, find_object, frame_object, upright_from_canonical
 from model.photos import read_picture
@@ -75,10 +77,11 @@ def frame_photo(picture: np.ndarray, photograph: Photograph, lrm: LRM, extra: di
     return frame_object(find_object(picture, photograph), photograph, lrm, extra)
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess:
+def command(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "model.reconstruct", *map(str, arguments)],
-        cwd=ROOT,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -196,6 +199,16 @@ def test_values_without_sense_are_refused_on_the_command_line(
         module.main()
     assert ended.value.code == EXIT_USAGE
     assert message in capsys.readouterr().err
+
+
+def test_a_picture_alone_is_enough(photo, tmp_path):
+    """The model that comes with the project, and a folder of the picture's own."""
+    done = command(photo, *QUICK, cwd=tmp_path)
+    assert done.returncode == EXIT_OK, done.stderr
+    record = json.loads((tmp_path / "reconstructions" / "disc" / "reconstruction.json").read_text())
+    assert record["checkpoint"]["name"] == DEFAULT
+    assert BUNDLED[DEFAULT].stat().st_size < 25e6
+    assert (BUNDLED[DEFAULT].parent / "README.md").is_file()  # whose data it was made of
 
 
 def test_a_picture_without_matte_says_what_to_do_and_exits_as_usage(checkpoint, tmp_path):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from model.decoder import sincos_positions
 from model.lrm import FieldConfig, TriplaneConfig
-from model.triplane import PlaneUpsampler, TriplaneField, corners, gather
+from model.triplane import PlaneUpsampler, TriplaneField, bent, corners, gather, straightened
 
 
 def plain_field(field: TriplaneField, planes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,3 +175,13 @@ def test_sincos_positions_tell_columns_and_rows_apart():
     distances = torch.cdist(plane, plane) + torch.eye(144) * 9
     assert distances.min() > 0.1
     assert torch.equal(plane, positions[144:288])
+
+
+def test_the_ball_stays_in_the_box_when_a_camera_s_rays_are_straightened() -> None:
+    points = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
+    points = points / points.norm(dim=1, keepdim=True) * torch.rand(2000, 1) ** 0.1
+    moved = straightened(points, 2.7)
+    across = moved[:, [0, 2]].norm(dim=1)
+    assert 0.99 < float(across.max()) <= 1 + 1e-6  # the cone around the ball has become the cylinder around it
+    torch.testing.assert_close(bent(moved, 2.7), points)
+    assert straightened(points, 0.0) is points
