@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from model.attention import Attention, GatedLinear, run_block
 from model.lift import Lift
+from model.triplane import TriplaneConfig
 
 CAMERA_NUMBERS = 16
 """12 of the 3×4 canonical world_from_camera, row by row, and fx, fy, cx, cy of the framed picture, normalised."""
