@@ -71,10 +71,10 @@ furniture-model: setup
 	  $(RUN) render.objaverse --cache $(OBJAVERSE) --uids $(WORK)/$$part.txt --gpus 0 --workers-per-gpu $(PROCESSES) --out $(WORK)/captures/$$part --views 24 --resolution 256 --quality draft; \
 	  $(RUN) preprocess.captures --captures $(WORK)/captures/$$part --out $(WORK)/shards/$$part --sizes 256 128 || exit 1; \
 	done
-	$(TORCHRUN) train.lrm --shards $(WORK)/shards/general --out $(WORK)/general --model mini --minutes 12 --batch 8 --threads 1 --decoded-bytes 4e9 $(SHAPES) \
+	$(TORCHRUN) train.lrm --shards $(WORK)/shards/general --out $(WORK)/general --model mini --minutes 9 --batch 8 --threads 1 --decoded-bytes 4e9 $(SHAPES) \
 	  --mirror --fill-spread 0.15 --light-spread 0.2 --average 0.998 --dev-uids $(WORK)/general-dev.txt --dev-every 1000 --resume
 	$(TORCHRUN) train.furniture --shards $(WORK)/shards/furniture --uids $(OBJAVERSE)/splits/furniture-train.txt --init $(WORK)/general --general $(WORK)/shards/general \
-	  --general-share 0.2 --out $(WORK)/furniture --model mini --minutes 16 --steps 100000 --learning-rate 1.5e-3 --layer-decay 1 --average 0.998 --threads 1 --decoded-bytes 4e9 \
+	  --general-share 0.2 --out $(WORK)/furniture --model mini --minutes 15 --steps 100000 --learning-rate 1.5e-3 --layer-decay 1 --average 0.998 --threads 1 --decoded-bytes 4e9 \
 	  $(SHAPES) --dev-uids $(OBJAVERSE)/splits/furniture-dev.txt --dev-every 1000 --patience 0 --resume
 	$(RUN) train.export --checkpoint $(WORK)/furniture --out $(WORK)/furniture.safetensors --name turntable:furniture --shards $(WORK)/shards/furniture
 	$(RUN) train.evaluate --checkpoint $(WORK)/general $(WORK)/furniture.safetensors --shards $(WORK)/shards/furniture --uids $(OBJAVERSE)/splits/furniture-val.txt \
