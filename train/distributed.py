@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import datetime
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -24,6 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from model.lrm import LRM
 from turntable.errors import UserError
+from turntable.files import write_text
 
 Sharing = Literal["ddp", "fsdp"]
 PATIENCE = datetime.timedelta(minutes=30)
@@ -73,6 +76,19 @@ def joined(device: torch.device) -> Iterator[World]:
 def first_process() -> bool:
     """Whether this is the one process, or the first that torchrun started; also where they have parted."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def write_once(path: Path, text: str, patience_s: float = 60.0) -> None:
+    """A file that the first process writes and every one reads, before they have found one another; the others wait for it."""
+    if first_process():
+        write_text(path, text)
+    deadline = time.monotonic() + patience_s
+    while not (path.is_file() and path.read_text() == text):
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{path}: the first process did not write it; --out must be a folder that all processes see"
+            )
+        time.sleep(0.05)
 
 
 def share(objective: nn.Module, lrm: LRM, sharing: Sharing, world: World) -> nn.Module:

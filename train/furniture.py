@@ -21,7 +21,7 @@ from datasets.categories import FURNITURE, Categories, read_categories
 from datasets.shards import ShardSet, found
 from train import checkpoints
 from train.development import DevelopmentConfig
-from train.distributed import first_process
+from train.distributed import first_process, write_once
 from train.evaluate import EvaluateConfig, evaluate, names
 from train.losses import LossWeights
 from train.lrm import has_begun, train
@@ -235,8 +235,8 @@ def tune(config: FurnitureConfig) -> int:
         raise UserError(
             f"{config.out} was trained on other objects (its {listed.name} differs); use the same shards and lists, or another --out"
         )
-    write_text(listed, lines)
-    write_text(known, "\n".join(kinds) + "\n")
+    write_once(listed, lines)
+    write_once(known, "\n".join(kinds) + "\n")
     train(training(config, listed))
     if config.judge_uids is not None and first_process():
         compare(config, known)
