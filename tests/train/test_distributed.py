@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from safetensors.torch import load_file
 from preprocess.captures import PreprocessConfig, preprocess
 from tests.datasets.synthetic import write_captures
 from train import checkpoints
+from train.distributed import write_once
 from train.history import read_history
+from turntable.errors import UserError
+from turntable.files import write_text
 
 COMMON = "--rays 32 --samples 12 --render-size 64 --threads 1 --batch 4 --device cpu --average 0.9"
 
@@ -88,3 +92,16 @@ def test_two_processes_train_what_one_does(
 
 
 TOLERANCE = 5e-3
+
+
+def test_the_others_wait_for_what_the_first_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(UserError, match="a folder that all processes see"):
+        write_once(tmp_path / "list.txt", "a\n", patience_s=0.0)
+    late = threading.Timer(0.3, write_text, (tmp_path / "list.txt", "a\n"))
+    late.start()
+    write_once(tmp_path / "list.txt", "a\n")
+    assert (tmp_path / "list.txt").read_text() == "a\n"
+    monkeypatch.setenv("RANK", "0")
+    write_once(tmp_path / "list.txt", "b\n")
+    assert (tmp_path / "list.txt").read_text() == "b\n"
