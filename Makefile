@@ -74,9 +74,9 @@ furniture-model: setup
 	$(TORCHRUN) train.lrm --shards $(WORK)/shards/general --out $(WORK)/general --model mini --minutes 9 --batch 8 --threads 1 --decoded-bytes 4e9 $(SHAPES) \
 	  --mirror --fill-spread 0.15 --light-spread 0.2 --average 0.998 --dev-uids $(WORK)/general-dev.txt --dev-every 1000 --resume
 	$(TORCHRUN) train.furniture --shards $(WORK)/shards/furniture --uids $(OBJAVERSE)/splits/furniture-train.txt --init $(WORK)/general --general $(WORK)/shards/general \
-	  --general-share 0.2 --out $(WORK)/furniture --model mini --minutes 15 --steps 100000 --learning-rate 1.5e-3 --layer-decay 1 --average 0.998 --threads 1 --decoded-bytes 4e9 \
-	  $(SHAPES) --dev-uids $(OBJAVERSE)/splits/furniture-dev.txt --dev-every 1000 --patience 0 --resume
-	$(RUN) train.export --checkpoint $(WORK)/furniture --out $(WORK)/furniture.safetensors --name turntable:furniture --shards $(WORK)/shards/furniture
+	  --general-share 0.2 --out $(WORK)/furniture --model mini --minutes 10 --steps 100000 --learning-rate 1e-3 --camera-noise 0 --fill-spread 0.15 --light-spread 0.2 --layer-decay 1 --average 0.998 --threads 1 --decoded-bytes 4e9 \
+	  $(SHAPES) --dev-uids $(OBJAVERSE)/splits/furniture-dev.txt --dev-every 500 --patience 0 --resume
+	$(RUN) train.export --checkpoint $(WORK)/furniture/model.safetensors --level 7 --out $(WORK)/furniture.safetensors --name turntable:furniture --shards $(WORK)/shards/furniture
 	$(RUN) train.evaluate --checkpoint $(WORK)/general $(WORK)/furniture.safetensors --shards $(WORK)/shards/furniture --uids $(OBJAVERSE)/splits/furniture-val.txt \
 	  --categories datasets/furniture.toml --training-uids $(WORK)/furniture/category-uids.txt --held-out-views 0 --out $(WORK)/report
 
