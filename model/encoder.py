@@ -117,8 +117,7 @@ class ImageEncoder(nn.Module):
     def _begin_at_random(self) -> None:
         """Truncated normals of deviation 0.02, as DINO and DINOv2 begin; the positions' is the configuration's."""
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        start = self.config.position_start
-        nn.init.trunc_normal_(self.positions, std=start, a=-4 * start, b=4 * start)
+        nn.init.trunc_normal_(self.positions, std=self.config.position_start)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -37,6 +37,6 @@ def test_packed_voxels_are_the_grid_s_own() -> None:
 def test_half_of_the_points_lie_near_a_thin_rod() -> None:
     rod = trimesh.creation.box((0.02, 0.02, 1.8))
     points, within = solids.draw_points(np.random.default_rng(3), solids.reduced(shape_of(rod)), 2000)
-    # Two deviations of 0.02 and 0.1 in turn; the rod's volume is a six-thousandth of the ball's.
+    # Two deviations of 0.03 and 0.12 in turn; the rod's volume is a six-thousandth of the ball's.
     assert (np.linalg.norm(points[:1000, :2], axis=1) < 0.3).mean() > 0.9
-    assert within[:1000].mean() > 0.1 > 0.01 > within[1000:].mean()
+    assert within[:1000].mean() > 0.05 > 0.01 > within[1000:].mean()

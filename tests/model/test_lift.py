@@ -107,4 +107,5 @@ def test_a_network_with_both_is_written_and_read_again(tmp_path: Path) -> None:
     again = load_model(tmp_path / "mini.safetensors")
     picture = torch.rand(1, 3, 128, 128)
     with torch.no_grad():
-        assert torch.equal(lrm.planes(picture, camera()), again.planes(picture, camera()))
+        # The same numbers elsewhere in memory: matrix products may add them up in another order.
+        torch.testing.assert_close(lrm.planes(picture, camera()), again.planes(picture, camera()), atol=1e-5, rtol=1e-4)
