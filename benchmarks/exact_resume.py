@@ -7,8 +7,6 @@ weights. Prints a table, writes `benchmarks/results/exact_resume.json` and draws
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import tyro
 
 from benchmarks import child, record
@@ -82,7 +81,9 @@ def killed(module: str, run: list[object], out: Path, after: int) -> int:
         if process.poll() is not None:
             raise UserError(f"a run ended before it could be killed; give more --steps ({out})")
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    # torchrun's processes have sessions of their own: without the children named, they would train on.
+    for each in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        each.kill()
     process.wait()
     return int(checkpoints.finished(out)[-1].name.removeprefix("step-"))
 
