@@ -53,7 +53,7 @@ clean-demo:
 	rm -rf $(DEMO)
 
 # The model in model/weights, from assets to file (docs/training.md, "The model that comes with the project"): hours on a CPU.
-# Each line continues where it stopped. OBJAVERSE is an Objaverse cache with splits/furniture-{train,dev,val}.txt and general.txt.
+# Each line continues where it stopped; objects that cannot be rendered are reported, and done without. OBJAVERSE is an Objaverse cache with splits/furniture-{train,dev,val}.txt and general.txt.
 OBJAVERSE ?= objaverse
 WORK      ?= runs/furniture-model
 PROCESSES ?= 2
@@ -64,9 +64,8 @@ SHAPES    := --empty 0 --solid 0.1
 furniture-model: setup
 	mkdir -p $(WORK)
 	cat $(OBJAVERSE)/splits/furniture-train.txt $(OBJAVERSE)/splits/furniture-dev.txt $(OBJAVERSE)/splits/furniture-val.txt > $(WORK)/furniture.txt
-	awk 'NR % 20' $(OBJAVERSE)/splits/general.txt > $(WORK)/general-train.txt
 	awk 'NR % 20 == 0' $(OBJAVERSE)/splits/general.txt > $(WORK)/general-dev.txt
-	cat $(WORK)/general-train.txt $(WORK)/general-dev.txt > $(WORK)/general.txt
+	cp $(OBJAVERSE)/splits/general.txt $(WORK)/general.txt
 	for part in $(PARTS); do \
 	  $(RUN) render.objaverse --cache $(OBJAVERSE) --uids $(WORK)/$$part.txt --gpus 0 --workers-per-gpu $(PROCESSES) --out $(WORK)/captures/$$part --views 24 --resolution 256 --quality draft; \
 	  $(RUN) preprocess.captures --captures $(WORK)/captures/$$part --out $(WORK)/shards/$$part --sizes 256 128 || exit 1; \

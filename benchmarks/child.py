@@ -36,3 +36,12 @@ def run(module: str, words: Sequence[object]) -> Usage:
     if os.waitstatus_to_exitcode(status):
         raise UserError(f"{shlex.join(command)} failed; run it by hand to see why")
     return Usage(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+
+
+def trainer(processes: int, words: Sequence[object]) -> tuple[str, list[object]]:
+    """Module and words that run `train.lrm` on the CPU with the tiny model, by so many processes of one thread each."""
+    common: list[object] = ["--model", "tiny", "--device", "cpu", "--threads", 1]
+    if processes == 1:
+        return "train.lrm", [*words, *common]
+    torchrun: list[object] = ["--standalone", f"--nproc-per-node={processes}", "-m", "train.lrm"]
+    return "torch.distributed.run", [*torchrun, *words, *common]

@@ -47,28 +47,9 @@ class ResumeBenchmark:
 
 
 def words(options: ResumeBenchmark, out: Path) -> list[object]:
-    """The command line of a run, whatever number of processes it has."""
-    every: list[object] = [
-        "--shards",
-        options.shards,
-        "--out",
-        out,
-        "--model",
-        "tiny",
-        "--steps",
-        options.steps,
-        "--batch",
-        4,
-    ]
-    return [*every, "--rays", 96, "--threads", 1, "--device", "cpu", "--save-minutes", 0.05]
-
-
-def launched(processes: int, sharing: str, run: list[object]) -> tuple[str, list[object]]:
-    """Module and words that start a run."""
-    if processes == 1:
-        return "train.lrm", run
-    torchrun: list[object] = ["--standalone", f"--nproc-per-node={processes}", "-m", "train.lrm"]
-    return "torch.distributed.run", [*torchrun, *run, "--sharing", sharing]
+    """What every run is told."""
+    data: list[object] = ["--shards", options.shards, "--out", out, "--steps", options.steps]
+    return [*data, "--batch", 4, "--rays", 96, "--save-minutes", 0.05]
 
 
 def killed(module: str, run: list[object], out: Path, after: int) -> int:
@@ -137,10 +118,10 @@ def main() -> int:
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         whole, runs = Path(folder) / "whole", {}
-        child.run("train.lrm", words(options, whole))
+        child.run(*child.trainer(1, words(options, whole)))
         for number, (name, (processes, sharing)) in enumerate(WAYS.items()):
             out = Path(folder) / str(number)
-            module, run = launched(processes, sharing, words(options, out))
+            module, run = child.trainer(processes, [*words(options, out), "--sharing", sharing])
             begun = killed(module, run, out, options.killed_after)
             ended = read_history(out / "log.jsonl")[-1]["step"]
             child.run(module, [*run, "--resume"])

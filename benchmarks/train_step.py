@@ -117,24 +117,8 @@ def scaling(options: StepBenchmark, folder: Path) -> dict[str, float]:
     rates = []
     for processes in (1, 2):
         out = folder / f"processes-{processes}"
-        words: list[object] = [
-            "--shards",
-            options.shards,
-            "--out",
-            out,
-            "--model",
-            "tiny",
-            "--steps",
-            options.scaling_steps,
-        ]
-        words += ["--batch", 8 * processes]
-        words += ["--threads", 1, "--device", "cpu", "--save-minutes", 60]
-        if processes == 1:
-            child.run("train.lrm", words)
-        else:
-            child.run(
-                "torch.distributed.run", ["--standalone", f"--nproc-per-node={processes}", "-m", "train.lrm", *words]
-            )
+        data: list[object] = ["--shards", options.shards, "--out", out, "--steps", options.scaling_steps]
+        child.run(*child.trainer(processes, [*data, "--batch", 8 * processes, "--save-minutes", 60]))
         lines = read_history(out / "log.jsonl")
         rates.append(float(np.median([line["objects_per_second"] for line in lines[1:]])))
     return {"one": rates[0], "two": rates[1], "ratio": round(rates[1] / rates[0], 2)}

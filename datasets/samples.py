@@ -21,7 +21,7 @@ from torch import Tensor
 from datasets.augmentation import Augmentation, draw_background, draw_fill, exposed, mirrored, misjudged
 from datasets.order import Draw
 from datasets.shards import ShardError, ShardSet
-from datasets.solids import Solid, draw_points, reduced
+from datasets.solids import KEPT_BYTES, Solid, draw_points, reduced
 from turntable import cameras, framing
 from turntable.geometry import visual_hull
 
@@ -231,12 +231,13 @@ class ShardSamples(torch.utils.data.Dataset[dict[str, Tensor]]):
         return mirrored(sample) if self.config.augment.mirror and rng.random() < 0.5 else sample
 
     def bytes_when_full(self) -> float:
-        """What the cache will hold once every view has been drawn: decoded pictures, framed inputs, depth."""
+        """What the cache will hold once every view has been drawn: decoded pictures, framed inputs, depth, shapes."""
         sizes = [self.config.render_size, *self.config.further_sizes, self.config.input_size]
         if self.config.with_depth:
             sizes.append(max(self.shards.sizes))
         views = sum(self.shards.view_count(index) for index in self.indices)
-        return min(self.config.cache_bytes, views * sum(4.0 * size**2 for size in sizes))
+        solids = KEPT_BYTES * len(self.indices) if self.config.solid_points else 0
+        return min(self.config.cache_bytes, solids + views * sum(4.0 * size**2 for size in sizes))
 
     def hull(self, index: int) -> np.ndarray:
         """(n, n, n) bool visual hull, world frame, of the views of object `index` that are not held out."""

@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from turntable.geometry import Geometry, voxel_indices
+from turntable.geometry import SOLID_RESOLUTION, Geometry, voxel_indices
 
 KEPT_POINTS = 8192
 """Surface points kept of an object; a sample draws from these."""
+KEPT_BYTES = KEPT_POINTS * 3 * 4 + SOLID_RESOLUTION**3 // 8
+"""Memory of an object's `Solid`."""
 NEAR = (0.03, 0.12)
 """Deviations, object units, by which points near the surface are off it: two voxels of the solid, and a chair's leg or two."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -53,7 +52,10 @@ def killed_on_the_way(words: list[str], out: Path) -> None:
         end = time.monotonic() + 240
         while len(checkpoints.finished(out)) < 2 and time.monotonic() < end and begun.poll() is None:
             time.sleep(0.05)
-        os.killpg(begun.pid, signal.SIGKILL)
+        # torchrun's processes have sessions of their own: without them named, they would train on.
+        started = psutil.Process(begun.pid)
+        for process in [*started.children(recursive=True), started]:
+            process.kill()
         _, said = begun.communicate()
     assert checkpoints.finished(out), said[-3000:]
 
