@@ -143,7 +143,7 @@ def check_object(reader: ShardReader, number: int) -> Checked:
     """Checks one object of a shard."""
     where = f"{reader.path}: object {number}"
     views = reader.view_count(number)
-    problems = _tried(where, lambda: [] if "uid" in reader.record(number) else ["its record names no uid"])
+    problems = _tried(where, partial(_decodes, reader.record, number))
     uid = None if problems else str(reader.record(number)["uid"])
     problems += _tried(where, lambda: camera_problems(*reader.cameras(number)))
     problems += _tried(where, lambda: box_problems(reader.matte_boxes(number)))
@@ -152,7 +152,8 @@ def check_object(reader: ShardReader, number: int) -> Checked:
             problems += _tried(where, partial(_decodes, READ[name], reader, number, view, size))
     if reader.has_geometry:
         problems += _tried(where, lambda: geometry_problems(reader.geometry(number)))
-    return Checked(uid, views, problems)
+    # Depth is read with its scale from the record: what is wrong with that is said once, not once a view.
+    return Checked(uid, views, list(dict.fromkeys(problems)))
 
 
 READ: dict[str, Callable[[ShardReader, int, int, int], np.ndarray]] = {

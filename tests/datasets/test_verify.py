@@ -97,7 +97,7 @@ def wrong_size(item: ShardObject) -> ShardObject:
         (lambda o: damaged_geometry(o, points=o.geometry.points * np.nan), "not finite", 1),
         (lambda o: damaged_geometry(o, normals=o.geometry.normals * 0.5), "unit length", 1),
         (lambda o: damaged_geometry(o, solid=o.geometry.solid & False), "solid is empty", 1),
-        (lambda o: dataclasses.replace(o, record={"depth_scale": 0.1}), "names no uid", 1),
+        (lambda o: dataclasses.replace(o, record={"depth_scale": 0.1}), "states no uid", 1),
     ],
 )
 def test_values_that_make_no_sense_are_found(
