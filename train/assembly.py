@@ -177,7 +177,6 @@ def _development(config: TrainConfig, samples: ShardSamples, settings: RenderSet
         augment=Augmentation(),
         with_depth=False,
         with_normals=False,
-        solid_points=0,
         further_sizes=(),
         seed=0,
     )

@@ -11,12 +11,11 @@ from turntable.files import atomic_path
 
 
 def draw_curves(run: Path) -> Path:
-    """Draws `<run>/curves.png` (PSNR, loss terms, learning rate and gradient norm over the steps) from `<run>/log.jsonl`."""
+    """Draws `<run>/curves.png` (PSNR, loss terms and gradient norm over the steps) from `<run>/log.jsonl`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     lines = read_history(run / "log.jsonl")
-    judged = [(line["step"], line["development_psnr"]) for line in lines if "development_psnr" in line]
     history = [line for line in lines if "psnr" in line]
     steps = [line["step"] for line in history]
     figure = Figure(figsize=(11, 6.5), layout="constrained")
@@ -24,14 +23,15 @@ def draw_curves(run: Path) -> Path:
     panels = (
         ("psnr", "PSNR of supervised rays, dB"),
         ("colour", "colour loss"),
-        ("mask", "mask loss"),
+        ("solid", "solid loss") if any("solid" in line for line in history) else ("mask", "mask loss"),
         ("gradient_norm", "gradient norm"),
     )
     for axes, (name, title) in zip(figure.subplots(2, 2).flat, panels, strict=True):
         values = np.array([line.get(name, np.nan) for line in history])
         axes.plot(steps, values, alpha=0.3, linewidth=0.8)
         axes.plot(steps, _smoothed(values), linewidth=1.6)
-        if name == "psnr" and judged:
+        judged = [(line["step"], line[key]) for key in (f"development_{name}",) for line in lines if key in line]
+        if judged:
             axes.plot(*zip(*judged, strict=True), "o-", markersize=3, label="development objects")
             axes.legend()
         axes.set(title=title, xlabel="step")

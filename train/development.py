@@ -10,6 +10,7 @@ import enum
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ class DevelopmentConfig:
     """A file with a uid a line; they are in --shards, and left out of training."""
     dev_every: int = 250
     """Optimiser steps between two judgements."""
+    dev_by: Literal["psnr", "solid"] = "psnr"
+    """Which figure is best: of pictures; or of the shape, the `--solid` loss at points of the objects. The two do not choose alike."""
     patience: int = 0
     """Stop when so many judgements in a row were no better than the best; 0: never."""
 
@@ -63,25 +66,41 @@ class Development:
         return step % self.config.dev_every == 0
 
     @torch.no_grad()
-    def figure(self, lrm: LRM) -> float:
-        """PSNR in dB of the same rays of the same views every time, mean over objects."""
+    def figures(self, lrm: LRM) -> dict[str, float]:
+        """Of the same rays and points of the same views every time, means over objects: `psnr` in dB, and where `--solid` is trained
+        on, `solid`, that loss."""
         lrm.eval()
-        objective = Objective(lrm, LossWeights(colour=1.0, mask=0.0, empty=0.0, depth=0.0))
+        told = self.samples.config.solid_points > 0
+        objective = Objective(lrm, LossWeights(colour=1.0, mask=0.0, empty=0.0, depth=0.0, solid=float(told)))
         device = next(lrm.parameters()).device
-        figures = []
+        found: dict[str, list[float]] = {"psnr": [], "solid": []} if told else {"psnr": []}
         for number in range(len(self.samples)):
             sample = {name: value[None].to(device) for name, value in self.samples[number].items()}
-            figures.append(decibels(float(objective(sample, self.settings)[1]["colour"])))
+            _, terms = objective(sample, self.settings)
+            found["psnr"].append(decibels(float(terms["colour"])))
+            if told:
+                found["solid"].append(float(terms["solid"]))
         lrm.train()
-        return float(np.mean(figures))
+        return {name: float(np.mean(values)) for name, values in found.items()}
 
-    def learn(self, figure: float, progress: Progress) -> bool:
-        """Notes a figure; whether it is the best."""
+    @property
+    def names(self) -> list[str]:
+        """What `figures` has."""
+        return ["psnr", "solid"] if self.samples.config.solid_points else ["psnr"]
+
+    def learn(self, figures: dict[str, float], progress: Progress) -> bool:
+        """Notes the figures; whether the one that counts is the best. What `Progress.best` keeps is larger where better."""
+        figure = -figures["solid"] if self.config.dev_by == "solid" else figures["psnr"]
         if progress.best is None or figure > progress.best:
             progress.best, progress.since_best = figure, 0
             return True
         progress.since_best += 1
         return False
+
+    def best(self, progress: Progress) -> str:
+        """The best figure so far, in words."""
+        assert progress.best is not None
+        return f"solid loss {-progress.best:.4f}" if self.config.dev_by == "solid" else f"{progress.best:.2f} dB"
 
     def verdict(self, progress: Progress) -> Verdict:
         """Whether patience has run out."""

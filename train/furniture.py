@@ -80,6 +80,8 @@ class FurnitureConfig:
     """Decay a step of the moving average of the weights."""
     dev_every: int = 100
     """Steps between two judgements on the development objects."""
+    dev_by: Literal["psnr", "solid"] = "psnr"
+    """Which figure is best: of pictures, or of the shape (needs --solid)."""
     patience: int = 6
     """Stop after so many judgements without a better one."""
     augment: Augmentation = STRONG
@@ -138,7 +140,9 @@ def training_list(config: FurnitureConfig, kinds: dict[str, str]) -> list[str]:
 def training(config: FurnitureConfig, listed: Path) -> TrainConfig:
     """The run of `train.lrm` that this is."""
     rate = config.learning_rate or recipe_of(config.model, config.preset).learning_rate / 5
-    development = DevelopmentConfig(config.dev_uids, config.dev_every, config.patience if config.dev_uids else 0)
+    development = DevelopmentConfig(
+        config.dev_uids, config.dev_every, config.dev_by, config.patience if config.dev_uids else 0
+    )
     return TrainConfig(
         shards=config.shards,
         out=config.out,

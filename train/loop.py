@@ -314,11 +314,14 @@ class Trainer:
     def _judge(self, watch: Watch | None) -> Verdict:
         assert self.development is not None
         snapshot = self.snapshot()
-        figure = self.development.figure(snapshot) if snapshot is not None else 0.0
-        (figure,) = agreed([figure, 0.0], self.world.device)[:1]
-        best = self.development.learn(figure, self.progress)
+        names = self.development.names
+        found = self.development.figures(snapshot) if snapshot is not None else dict.fromkeys(names, 0.0)
+        # The last value is not the first process' but the largest of all: nothing is asked by it here.
+        *values, _ = agreed([*(found[name] for name in names), 0.0], self.world.device)
+        figures = dict(zip(names, values, strict=True))
+        best = self.development.learn(figures, self.progress)
         if watch is not None:
-            watch.write(self.progress.step, {"development_psnr": figure})
+            watch.write(self.progress.step, {f"development_{name}": value for name, value in figures.items()})
             self.development.warn(self.out, self.progress)
         if best:
             self.save(best=True)

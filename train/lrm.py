@@ -136,8 +136,9 @@ def _conclude(config: TrainConfig, trainer: Trainer) -> None:
         "%d steps in %.1f min (%.1f a second), %d skipped", progress.step, progress.seconds / 60, rate, progress.skipped
     )
     log.info("model: %s; curves: %s", config.out / FILE_NAME, config.out / "curves.png")
-    if progress.best is not None:
-        log.info("best on the development objects: %.2f dB, %s", progress.best, config.out / checkpoints.BEST_NAME)
+    if trainer.development is not None and progress.best is not None:
+        best = trainer.development.best(progress)
+        log.info("best on the development objects: %s, %s", best, config.out / checkpoints.BEST_NAME)
 
 
 def report_overfit(config: TrainConfig, shards: ShardSet, indices: list[int]) -> int:

@@ -21,7 +21,7 @@ class Progress:
     typical_log_norm: float = 0.0
     """Moving average of the gradient norm's logarithm, see `train.optimiser.GradientGuard`."""
     best: float | None = None
-    """The best figure on the development objects so far."""
+    """The best figure on the development objects so far, larger where better."""
     since_best: int = 0
     """How often they were judged since, in vain."""
 

@@ -138,6 +138,8 @@ class TrainConfig:
             raise ValueError("--init brings the encoder's weights; leave --encoder-weights out")
         if self.optimiser.lora and self.init is None:
             raise ValueError("--lora adapts a trained model; name it with --init")
+        if self.development.dev_by == "solid" and not self.weights.solid:
+            raise ValueError("--dev-by solid judges by the solid loss; train on it too (--solid 0.1)")
         sets.mixture(self.shards, self.mix)
 
     @property
