@@ -18,6 +18,7 @@ from datasets.shards import ShardSet
 from model.checkpoints import load_checkpoint, save_model
 from model.lrm import LRM
 from train import checkpoints, methods
+from train.levels import best_level
 from train.metrics import decibels
 from turntable import config as command_line
 from turntable.errors import EXIT_OK, UserError
@@ -36,7 +37,9 @@ class ExportConfig:
     name: str = ""
     """What the model is called, kept in the file."""
     level: float | None = None
-    """Density of the surface that meshes are cut at, as chosen on development objects; left out: the model's."""
+    """Density of the surface that meshes are cut at; left out: the model's, or what --level-uids choose."""
+    level_uids: Path | None = None
+    """Development objects of --shards on which the level is chosen, by IoU; a file with a uid a line."""
     shards: Path | None = None
     """Objects to compare both models on."""
     objects: int = 4
@@ -47,6 +50,8 @@ class ExportConfig:
             raise ValueError(f"--out {self.out}: a model is a .safetensors file")
         if self.objects < 1 or not (self.level is None or self.level > 0):
             raise ValueError(f"objects must be at least 1 and level above 0, got {self.objects} and {self.level}")
+        if self.level_uids is not None and (self.shards is None or self.level is not None):
+            raise ValueError("--level-uids chooses the level on objects of --shards: name those, and leave --level out")
 
 
 def export(config: ExportConfig) -> None:
@@ -54,7 +59,7 @@ def export(config: ExportConfig) -> None:
     best = config.checkpoint / checkpoints.BEST_NAME
     source = best if best.is_file() else config.checkpoint
     lrm, extra = load_checkpoint(source)
-    lrm.config = replace(lrm.config, level=config.level or lrm.config.level)
+    lrm.config = replace(lrm.config, level=config.level or chosen_level(config, lrm) or lrm.config.level)
     if config.out.exists() and config.out.samefile(source):
         raise UserError(f"{config.out}: is the model that is to be read; write to another file")
     save_model(config.out, lrm, extra | ({"name": config.name} if config.name else {}), halved(lrm, source))
@@ -62,6 +67,16 @@ def export(config: ExportConfig) -> None:
     if config.shards is not None:
         halves, _ = load_checkpoint(config.out)
         log.info("pictures by both agree to %.1f dB", agreement(lrm, halves, ShardSet(config.shards), config.objects))
+
+
+def chosen_level(config: ExportConfig, lrm: LRM) -> float | None:
+    """The level that fits the objects of --level-uids best; None where none are named."""
+    if config.level_uids is None or config.shards is None:
+        return None
+    shards = ShardSet(config.shards)
+    level, found = best_level(lrm.eval(), shards, shards.listed(config.level_uids))
+    log.info("level %g: mean IoU at %s", level, ", ".join(f"{at:.3g}: {fit:.3f}" for at, fit in found.items()))
+    return level
 
 
 def halved(lrm: LRM, source: Path) -> dict[str, torch.Tensor]:

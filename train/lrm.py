@@ -6,6 +6,8 @@ Several processes: `torchrun --nproc-per-node 8 -m train.lrm …`; see `train.di
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from train.presets import PRESETS, described
 from train.settings import FREE_ON_RESUME, TrainConfig
 from turntable import config as command_line
 from turntable.errors import EXIT_ITEMS_FAILED, EXIT_OK, UserError
-from turntable.files import disk_errors, write_json, write_text
+from turntable.files import disk_errors, only_run, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +48,11 @@ def train(config: TrainConfig) -> int:
         trainer = build_trainer(config, shards, indices, world)
         if begun:
             _resume(config, trainer)
-        _claim(config, world)  # once everything else is known to be there: a mistake leaves no folder behind
-        if world.first:
-            _announce(config, trainer, len(indices))
-        with disk_errors(config.out):
-            trainer.run()
+        with _claimed(config, world):  # once everything else is known to be there: a mistake leaves no folder behind
+            if world.first:
+                _announce(config, trainer, len(indices))
+            with disk_errors(config.out):
+                trainer.run()
     if not world.first:
         return EXIT_OK
     _conclude(config, trainer)
@@ -77,12 +79,16 @@ def has_begun(out: Path, resume: bool) -> bool:
     return begun
 
 
-def _claim(config: TrainConfig, world: World) -> None:
-    """Takes the run's folder."""
+@contextmanager
+def _claimed(config: TrainConfig, world: World) -> Iterator[None]:
+    """The run's folder is this run's: of these settings, and no other run writes to it meanwhile."""
     wait_for_all()
-    if world.first:
-        command_line.claim_folder(config.out, replace(config, model=config.size), FREE_ON_RESUME)
-    wait_for_all()
+    with ExitStack() as held:
+        with checkpoints.together(config.out):
+            if world.first:
+                command_line.claim_folder(config.out, replace(config, model=config.size), FREE_ON_RESUME)
+                held.enter_context(only_run(config.out))
+        yield
 
 
 def _resume(config: TrainConfig, trainer: Trainer) -> None:

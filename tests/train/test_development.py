@@ -69,12 +69,14 @@ def test_figures_are_the_same_every_time_and_of_what_is_trained_on(place: Path, 
 
 
 def test_judging_by_a_loss_that_is_not_trained_on_is_refused(place: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--dev-by solid.*--solid"):
+    with pytest.raises(ValueError, match=r"--dev-by solid.*--solid"):
         settings(place, tmp_path / "run", "solid", weights=LossWeights())
 
 
 @pytest.mark.parametrize(("by", "figures"), [("psnr", [20.0, 22.0, 21.0, 22.0]), ("solid", [0.5, 0.3, 0.4, 0.3])])
-def test_patience_runs_out_after_judgements_in_vain(place: Path, tmp_path: Path, by: DevBy, figures: list[float]) -> None:
+def test_patience_runs_out_after_judgements_in_vain(
+    place: Path, tmp_path: Path, by: DevBy, figures: list[float]
+) -> None:
     config = settings(place, tmp_path / "run", by)
     development = replace(judge(config), config=replace(config.development, patience=2))
     progress, kept, verdicts = Progress(), [], []

@@ -22,6 +22,7 @@ from train.sets import camera_defaults, chosen_objects, draw_order, mixture
 from train.settings import StepSize, TrainConfig, step_size
 from turntable import cameras, framing
 from turntable.errors import UserError
+from turntable.files import only_run
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,16 @@ def test_a_killed_run_resumed_equals_one_that_was_not(shards: Path, tmp_path: Pa
     last = [read_history(tmp_path / name / "log.jsonl")[-1] for name in ("whole", "cut")]
     assert last[0]["step"] == last[1]["step"] == 20
     assert last[0]["colour"] == last[1]["colour"]
+
+
+def test_two_runs_do_not_write_to_one_folder(shards: Path, tmp_path: Path) -> None:
+    config = small(shards, tmp_path / "run")
+    train(config)
+    with only_run(tmp_path / "run"), pytest.raises(UserError, match="another run is writing here"):
+        train(replace(config, steps=40, resume=True))
+    assert read_history(tmp_path / "run/log.jsonl")[-1]["step"] == 20
+    train(replace(config, steps=40, resume=True))  # nothing of the refusal stays
+    assert read_history(tmp_path / "run/log.jsonl")[-1]["step"] == 40
 
 
 def test_another_seed_is_another_run(shards: Path, tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""Fine-tuning on fifteen objects: `python -m benchmarks.few_objects SHARDS --init RUN --uids TRAIN.txt --dev-uids DEV.txt`.
+
+Three objects of each category are drawn from TRAIN.txt and `train.furniture` tunes RUN on them, the best on DEV.txt kept. The same
+model is also tuned as one would without such care: on the same objects, at the recipe's full learning rate, nothing changed at
+random, the last weights kept. Both are judged, beside the model that they began from, on objects of TRAIN.txt that were not drawn:
+seen by no training, and by no choice. Prints a table and writes `benchmarks/results/few_objects.json`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from benchmarks import child, record
+from datasets.catalogue import read_uids
+from datasets.categories import FURNITURE, read_categories
+from datasets.shards import ShardSet
+from train import checkpoints
+from train.evaluate import EvaluateConfig, evaluate, names
+from train.history import read_history
+from train.summary import table
+from turntable import config
+from turntable.files import write_text
+
+
+@dataclass(frozen=True)
+class FewObjects:
+    """What to try."""
+
+    shards: tyro.conf.Positional[Path]
+    """Shards with the objects of both lists."""
+    init: Path
+    """The model to begin from, which has seen none of them."""
+    uids: Path
+    """Objects to draw from, and to judge on."""
+    dev_uids: Path
+    """Objects that choose."""
+    general: Path | None = None
+    """Shards that the model was trained on, some of which are mixed in."""
+    each: int = 3
+    """Objects of a category to train on."""
+    judged: int = 4
+    """Objects of a category to judge on, at most."""
+    minutes: float = 4.0
+    """Of training, each."""
+    seed: int = 0
+    """Which objects are drawn."""
+    threads: int = 2
+    out: Path = Path("benchmarks/results/few_objects.json")
+
+
+def draw(options: FewObjects, shards: ShardSet) -> tuple[list[str], list[str]]:
+    """Uids to train on and uids to judge on, none in both."""
+    rng, categories = np.random.default_rng(options.seed), read_categories(FURNITURE)
+    train, judged = [], []
+    listed = {uid: categories.of(shards.record(shards.uids.index(uid))) for uid in read_uids(options.uids)}
+    for category in categories.members:
+        own = rng.permutation([uid for uid, kind in listed.items() if kind == category]).tolist()
+        train += own[: options.each]
+        judged += own[options.each : options.each + options.judged]
+    return train, judged
+
+
+def tuned(options: FewObjects, folder: Path, uids: Path) -> dict[str, Path]:
+    """Both ways of tuning -> the model that comes of it."""
+    careful, careless = folder / "careful", folder / "careless"
+    common: list[object] = ["--shards", options.shards, "--init", options.init, "--uids", uids, "--model", "mini"]
+    common += ["--minutes", options.minutes, "--threads", options.threads, "--device", "cpu"]
+    common += ["--solid", 0.1, "--empty", 0]
+    mixed: list[object] = ["--general", options.general] if options.general else []
+    dev: list[object] = ["--dev-uids", options.dev_uids, "--dev-by", "solid", "--dev-every", 50, "--patience", 0]
+    child.run("train.furniture", [*common, *mixed, *dev, "--out", careful, "--steps", 100_000, "--camera-noise", 0])
+    child.run("train.lrm", [*common, "--out", careless])
+    return {"careful": careful / checkpoints.BEST_NAME, "careless": careless}
+
+
+def main() -> int:
+    options = config.parse(FewObjects, __doc__ or "")
+    shards = ShardSet(options.shards)
+    train, judged = draw(options, shards)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for list_name, uids in (("train", train), ("judged", judged)):
+            write_text(folder / f"{list_name}.txt", "\n".join(uids) + "\n")
+        models = tuned(options, folder, folder / "train.txt")
+        found = evaluate(
+            EvaluateConfig(
+                (options.init, *models.values()), options.shards, folder / "report", folder / "judged.txt", FURNITURE,
+                held_out_views=0, baselines=False, device="cpu",
+            )
+        )  # fmt: skip
+        own = names((options.init, *models.values()))
+        rows = {kind: found["summary"]["rows"][name] for kind, name in zip(("before", *models), own, strict=True)}
+        curve = [
+            {key: line[key] for key in ("step", "development_psnr", "development_solid")}
+            for line in read_history(folder / "careful" / "log.jsonl")
+            if "development_solid" in line
+        ]
+    print(f"\ntuned on {len(train)}, judged on {len(judged)}\n{table(rows)}")
+    result: dict[str, Any] = {"trained_on": len(train), "judged_on": len(judged), "rows": rows, "development": curve}
+    record.write(options.out, options, result)
+    return 0
+
+
+if __name__ == "__main__":
+    config.run(main)
