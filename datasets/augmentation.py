@@ -26,7 +26,8 @@ class Augmentation:
     background_share: float = 0.0
     """Share of input pictures laid on a random grey instead of the background."""
     camera_noise: float = 0.0
-    """Deviation by which the input camera's stated distance and focal length are wrong, relative."""
+    """Deviation by which the input camera's stated distance is wrong, relative. Its focal length is wrong with it: who guesses at a
+    photo's lens still sees how large the object is in the picture."""
     light_spread: float = 0.0
     """The input picture's brightness is multiplied by exp(±spread) at most, as another exposure does; the targets stay."""
 
@@ -60,13 +61,14 @@ def exposed(rng: np.random.Generator, rgba: np.ndarray, settings: Augmentation) 
 
 
 def misjudged(rng: np.random.Generator, camera: Tensor, settings: Augmentation) -> Tensor:
-    """(16,) camera numbers with another distance and focal length, as a guess at a photo's camera would have."""
+    """(16,) camera numbers with another distance and the focal length that shows the object as large from there, as a guess at a
+    photo's camera would have. What lies as far away as the object's centre stays where it is in the picture."""
     if not settings.camera_noise:
         return camera
-    distance, focal = np.exp(rng.normal(0, settings.camera_noise, 2))
+    factor = float(np.exp(rng.normal(0, settings.camera_noise)))
     changed = camera.clone()
-    changed[[3, 7, 11]] *= float(distance)
-    changed[12:14] *= float(focal)
+    changed[[3, 7, 11]] *= factor
+    changed[12:14] *= factor
     return changed
 
 

@@ -84,11 +84,22 @@ def test_another_share_of_the_picture_goes_with_another_focal_length(shards: Sha
     assert min(ratios) < 0.8 and max(ratios) <= 1.01
 
 
-def test_a_misjudged_camera_keeps_its_direction() -> None:
-    camera = torch.tensor([1, 0, 0, 0.0, 0, 0, -1, -2.5, 0, 1, 0, 0.0, 1.2, 1.2, 0.5, 0.5])
-    found = misjudged(np.random.default_rng(0), camera, Augmentation(camera_noise=0.1))
-    changed = (found != camera).nonzero()[:, 0].tolist()
-    assert changed == [7, 12, 13] and found[12] == found[13] and 0.5 < found[7] / camera[7] < 2
+def test_a_misjudged_camera_shows_the_object_as_large_and_where_it_is() -> None:
+    camera = torch.tensor([1, 0, 0, 0.0, 0, 0, -1, -2.5, 0, 1, 0, 0.0, 1.2, 1.2, 0.5, 0.45])
+    found = misjudged(np.random.default_rng(0), camera, Augmentation(camera_noise=0.5))
+    assert (found != camera).nonzero()[:, 0].tolist() == [7, 12, 13] and 0.5 < found[7] / camera[7] < 2
+    across = np.array([[0.0, 0.0, 0.0], [0.6, 0.0, -0.7], [-0.2, 0.0, 0.9]])  # in the plane through the centre
+    (here, _), (there, _) = (
+        cameras.project(across, numbers[:12].view(3, 4).double().numpy(), numbers[12:].double().numpy())
+        for numbers in (camera, found)
+    )
+    assert there == pytest.approx(here, abs=1e-6)
+    near = np.array([[0.5, -0.5, 0.5]])
+    (here, _), (there, _) = (
+        cameras.project(near, numbers[:12].view(3, 4).double().numpy(), numbers[12:].double().numpy())
+        for numbers in (camera, found)
+    )
+    assert np.abs(there - here).max() > 1e-3  # what is nearer tells the lenses apart
 
 
 def test_strong_augmentation_trains_and_none_changes_nothing(shards: ShardSet) -> None:
