@@ -26,7 +26,7 @@ from train import lpips, methods, metrics
 from train.baselines import MeanShapes, TrainingSet
 from train.ceilings import ceilings
 from train.report import object_picture, write_page
-from train.summary import Judged, summarise, text
+from train.summary import Judged, summarise, text, text_with_intervals
 from turntable import config as command_line
 from turntable import geometry
 from turntable.errors import EXIT_OK
@@ -45,7 +45,7 @@ class EvaluateConfig:
     shards: Path
     """Objects to reconstruct."""
     out: Path
-    """Folder for report.html, metrics.json and meshes/."""
+    """Folder for report.html, table.md, metrics.json and meshes/."""
     uids: Path | None = None
     """Only these objects: a file with a uid a line."""
     categories: Path | None = None
@@ -157,6 +157,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     result = {"protocol": metrics.PROTOCOL, "config": settings, "summary": summary, "objects": figures}
     write_json(config.out / "metrics.json", _without_nan(result))
     write_text(config.out / "table.txt", text(summary) + "\n")
+    write_text(config.out / "table.md", text_with_intervals(summary) + "\n")
     write_page(config.out / "report.html", result, pictures)
     print(text(summary))
     print(f"\n{len(objects)} objects. {metrics.PROTOCOL}\nreport: {config.out / 'report.html'}")

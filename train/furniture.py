@@ -29,7 +29,7 @@ from train.methods import require_truth
 from train.optimiser import Frozen, OptimiserConfig
 from train.presets import PresetName, Size, recipe_of
 from train.settings import Precision, TrainConfig
-from train.summary import Rows, table
+from train.summary import Rows, markdown, table
 from turntable import config as command_line
 from turntable.config import Location
 from turntable.errors import EXIT_OK, UserError
@@ -195,7 +195,7 @@ def compare(config: FurnitureConfig, known: Path) -> dict[str, Any]:
     rows = before_and_after(result["summary"], names(models))
     write_text(config.out / "report" / "before-after.txt", table(rows) + "\n")
     write_json(config.out / "report" / "before-after.json", rows)
-    print(f"\n{table(rows)}")
+    print(f"\n{table(rows)}\n\nobject by object, with 95 % intervals\n{markdown(result['summary']['differences'])}")
     return result
 
 

@@ -47,7 +47,7 @@ def _mesh_picture(answer: methods.Reconstruction, truth: methods.Truth, view: Ta
 
 
 def write_page(path: Path, result: dict[str, Any], pictures: list[np.ndarray]) -> None:
-    """`report.html`: the protocol, the table with intervals, the models' rows by class, and a figure an object."""
+    """`report.html`: the protocol, the table with intervals, how models differ, their rows by class, and a figure an object."""
     summary = result["summary"]
     models = list(summary["empty_surfaces"])
     figures = [
@@ -56,6 +56,8 @@ def write_page(path: Path, result: dict[str, Any], pictures: list[np.ndarray]) -
     ]
     intro = f"<p>{summary['objects']} objects; means with 95 % bootstrap intervals. {result['protocol']}</p>"
     tables = [_table(summary["rows"])]
+    if summary["differences"]:
+        tables += ["<h2>Object by object</h2>", _table(summary["differences"])]
     if len(summary["classes"]) > 1:
         tables += ["<h2>By class</h2><p>Few objects each: no claims.</p>", _table(class_rows(summary))]
     write_text(path, report.page("Turntable: evaluation", intro, *tables, *figures))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from train.evaluate import names
-from train.summary import Judged, summarise, text
+from train.summary import Judged, summarise, text, text_with_intervals
 
 
 def test_rows_are_means_over_the_objects_that_have_them() -> None:
@@ -23,6 +23,22 @@ def test_rows_are_means_over_the_objects_that_have_them() -> None:
     assert summary["classes"]["sofa"]["rows"]["model"]["psnr"]["mean"] == 30
     said = text(summary)
     assert "model: 1 of 2 surfaces were empty" in said and "chair (1), model" in said
+
+
+def test_models_are_compared_object_by_object() -> None:
+    """The second model is better by 1 dB on every object; the objects themselves lie 20 dB apart."""
+    objects = [
+        Judged(str(k), "chair", {name: {"psnr": 10.0 + k + more} for name, more in models.items()}, dict.fromkeys(models, False))
+        for models in ({"before": 0.0, "after": 1.0},)
+        for k in range(20)
+    ]  # fmt: skip
+    summary = summarise(objects)
+    found = summary["differences"]["after minus before"]["psnr"]
+    assert (found["mean"], found["low"], found["high"]) == pytest.approx((1, 1, 1))
+    rows = summary["rows"]
+    assert rows["before"]["psnr"]["high"] > rows["after"]["psnr"]["low"]  # which the two means do not tell
+    assert "| after minus before | 1.00 [1.00, 1.00] | –" in text_with_intervals(summary)
+    assert summarise(objects)["classes"]["chair"]["rows"]["after"]["psnr"]["mean"] == 20.5
 
 
 @pytest.mark.parametrize(
