@@ -57,26 +57,28 @@ clean-demo:
 OBJAVERSE ?= objaverse
 WORK      ?= runs/furniture-model
 PROCESSES ?= 2
-PARTS     := furniture general
+GENERAL_MINUTES   ?= 30
+FURNITURE_MINUTES ?= 20
+SPLITS    := $(OBJAVERSE)/splits
 TORCHRUN  := OMP_NUM_THREADS=1 $(RUN) torch.distributed.run --standalone --nproc-per-node=$(PROCESSES) -m
-SHAPES    := --empty 0 --solid 0.1
+LEARNING  := --model mini --threads 1 --decoded-bytes 4e9 --empty 0 --solid 0.3 --dev-by solid --fill-spread 0.15 --light-spread 0.2 --average 0.998
+RENDERING := --gpus 0 --workers-per-gpu $(PROCESSES) --views 24 --resolution 256 --quality draft
 
 furniture-model: setup
 	mkdir -p $(WORK)
-	cat $(OBJAVERSE)/splits/furniture-train.txt $(OBJAVERSE)/splits/furniture-dev.txt $(OBJAVERSE)/splits/furniture-val.txt > $(WORK)/furniture.txt
-	awk 'NR % 20 == 0' $(OBJAVERSE)/splits/general.txt > $(WORK)/general-dev.txt
-	cp $(OBJAVERSE)/splits/general.txt $(WORK)/general.txt
-	for part in $(PARTS); do \
-	  $(RUN) render.objaverse --cache $(OBJAVERSE) --uids $(WORK)/$$part.txt --gpus 0 --workers-per-gpu $(PROCESSES) --out $(WORK)/captures/$$part --views 24 --resolution 256 --quality draft; \
-	  $(RUN) preprocess.captures --captures $(WORK)/captures/$$part --out $(WORK)/shards/$$part --sizes 256 128 || exit 1; \
-	done
-	$(TORCHRUN) train.lrm --shards $(WORK)/shards/general --out $(WORK)/general --model mini --minutes 9 --batch 8 --threads 1 --decoded-bytes 4e9 $(SHAPES) \
-	  --mirror --fill-spread 0.15 --light-spread 0.2 --average 0.998 --dev-uids $(WORK)/general-dev.txt --dev-every 1000 --resume
-	$(TORCHRUN) train.furniture --shards $(WORK)/shards/furniture --uids $(OBJAVERSE)/splits/furniture-train.txt --init $(WORK)/general --general $(WORK)/shards/general \
-	  --general-share 0.2 --out $(WORK)/furniture --model mini --minutes 10 --steps 100000 --learning-rate 1e-3 --camera-noise 0 --fill-spread 0.15 --light-spread 0.2 --layer-decay 1 --average 0.998 --threads 1 --decoded-bytes 4e9 \
-	  $(SHAPES) --dev-uids $(OBJAVERSE)/splits/furniture-dev.txt --dev-every 500 --patience 0 --resume
-	$(RUN) train.export --checkpoint $(WORK)/furniture/model.safetensors --level 7 --out $(WORK)/furniture.safetensors --name turntable:furniture --shards $(WORK)/shards/furniture
-	$(RUN) train.evaluate --checkpoint $(WORK)/general $(WORK)/furniture.safetensors --shards $(WORK)/shards/furniture --uids $(OBJAVERSE)/splits/furniture-val.txt \
+	cat $(SPLITS)/furniture-train.txt $(SPLITS)/furniture-dev.txt $(SPLITS)/furniture-val.txt > $(WORK)/furniture.txt
+	$(RUN) render.objaverse --cache $(OBJAVERSE) --uids $(WORK)/furniture.txt --out $(WORK)/captures/furniture $(RENDERING) || true
+	$(RUN) render.objaverse --cache $(OBJAVERSE) --uids $(SPLITS)/general.txt --out $(WORK)/captures/general $(RENDERING) --samples 4 || true
+	for part in furniture general; do $(RUN) preprocess.captures --captures $(WORK)/captures/$$part --out $(WORK)/shards/$$part --sizes 256 128 || exit 1; done
+	$(RUN) datasets.filter $(WORK)/shards/general --out $(WORK)/general.txt
+	awk 'NR % 20 == 0 { print $$1 }' $(WORK)/general.txt > $(WORK)/general-dev.txt
+	$(TORCHRUN) train.lrm --shards $(WORK)/shards/general --out $(WORK)/general --minutes $(GENERAL_MINUTES) --batch 8 $(LEARNING) --mirror \
+	  --dev-uids $(WORK)/general-dev.txt --dev-every 500 --resume
+	$(TORCHRUN) train.furniture --shards $(WORK)/shards/furniture --uids $(SPLITS)/furniture-train.txt --init $(WORK)/general --general $(WORK)/shards/general --general-share 0.5 \
+	  --out $(WORK)/furniture --minutes $(FURNITURE_MINUTES) --steps 100000 --learning-rate 1e-3 --layer-decay 1 $(LEARNING) --dev-uids $(SPLITS)/furniture-dev.txt --dev-every 250 --patience 0 --resume
+	for model in general furniture; do $(RUN) train.export --checkpoint $(WORK)/$$model --shards $(WORK)/shards/furniture --level-uids $(SPLITS)/furniture-dev.txt \
+	  --out $(WORK)/exported/$$model.safetensors --name turntable:$$model || exit 1; done
+	$(RUN) train.evaluate --checkpoint $(WORK)/exported/general.safetensors $(WORK)/exported/furniture.safetensors --shards $(WORK)/shards/furniture --uids $(SPLITS)/furniture-val.txt \
 	  --categories datasets/furniture.toml --training-uids $(WORK)/furniture/category-uids.txt --held-out-views 0 --out $(WORK)/report
 
 test: setup lint

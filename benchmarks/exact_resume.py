@@ -1,8 +1,9 @@
 """Whether a run that is killed and continued is the run that was not: `python -m benchmarks.exact_resume SHARDS`.
 
-The tiny model is trained on SHARDS by one process; again, killed with SIGKILL on the way and continued; and by two processes
-(gloo), sharing by DDP and by FSDP2, each killed and continued too. Compared are the losses of every logged step, and the final
-weights. Prints a table, writes `benchmarks/results/exact_resume.json` and draws the curves as `exact_resume.png` beside it.
+The tiny model is trained on SHARDS by one process, and by two (gloo) sharing by DDP and by FSDP2; each way once to its end, and once
+killed with SIGKILL on the way and continued. Compared are the losses of every logged step and the final weights of the two; and how
+far two processes are from one at the first logged step, where rounding has not yet grown. Prints a table, writes
+`benchmarks/results/exact_resume.json` and draws the curves as `exact_resume.webp` beside it.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from turntable.errors import UserError
 
 LOSSES = ("colour", "mask", "depth", "empty", "gradient_norm")
 WAYS: dict[str, tuple[int, str]] = {
-    "killed and continued": (1, "ddp"),
-    "two processes, DDP, killed and continued": (2, "ddp"),
-    "two processes, FSDP2, killed and continued": (2, "fsdp"),
+    "one process": (1, "ddp"),
+    "two processes, DDP": (2, "ddp"),
+    "two processes, FSDP2": (2, "fsdp"),
 }
 
 
@@ -39,9 +40,9 @@ class ResumeBenchmark:
 
     shards: tyro.conf.Positional[Path]
     """Shards to train on."""
-    steps: int = 200
+    steps: int = 120
     """Optimiser steps."""
-    killed_after: int = 80
+    killed_after: int = 40
     """The logged step after which a run is killed."""
     out: Path = Path("benchmarks/results/exact_resume.json")
 
@@ -90,25 +91,51 @@ def compared(one: Path, other: Path) -> dict[str, Any]:
     return {"losses": max(apart), "weights": max(spread), "to_the_last_bit": max(apart) == max(spread) == 0}
 
 
-def draw(path: Path, reference: Path, runs: dict[str, tuple[Path, int, int]]) -> None:
-    """The colour loss of every run over the steps, with where each was killed and where it continued."""
+def first_apart(one: Path, other: Path) -> float:
+    """Relative difference of two runs' losses at the first logged step, the largest."""
+    a, b = losses(one), losses(other)
+    return max(abs(a[name][0] - b[name][0]) / max(abs(a[name][0]), 1e-12) for name in LOSSES)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A run to its end, and one that was killed and continued."""
+
+    whole: Path
+    killed: Path
+    begun: int
+    """The step that it was continued from."""
+    ended: int
+    """The last logged step before."""
+
+
+def run_pair(options: ResumeBenchmark, folder: Path, processes: int, sharing: str) -> Pair:
+    """Trains both."""
+    whole, cut = folder / f"{sharing}-{processes}-whole", folder / f"{sharing}-{processes}-killed"
+    child.run(*child.trainer(processes, [*words(options, whole), "--sharing", sharing]))
+    module, run = child.trainer(processes, [*words(options, cut), "--sharing", sharing])
+    begun = killed(module, run, cut, options.killed_after)
+    ended = read_history(cut / "log.jsonl")[-1]["step"]
+    child.run(module, [*run, "--resume"])
+    return Pair(whole, cut, begun, ended)
+
+
+def draw(path: Path, pairs: dict[str, Pair]) -> None:
+    """The colour loss of every run over the steps, with where it was killed and where it continued."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
-    true = losses(reference)
-    for axes, (name, (out, begun, ended)) in zip(
-        figure.subplots(1, len(runs), sharey=True).flat, runs.items(), strict=True
-    ):
-        found = losses(out)
-        axes.plot(true["step"], true["colour"], color="0.7", linewidth=5, label="one process, not killed")
+    for axes, (name, pair) in zip(figure.subplots(1, len(pairs), sharey=True).flat, pairs.items(), strict=True):
+        true, found = losses(pair.whole), losses(pair.killed)
+        axes.plot(true["step"], true["colour"], color="0.7", linewidth=5, label="not killed")
         axes.plot(
             found["step"], found["colour"], "o-", color="C3", markersize=3, linewidth=1, label="killed and continued"
         )
-        axes.axvline(ended, color="k", linestyle=":", label=f"killed after step {ended}")
-        axes.axvline(begun, color="C0", linestyle=":", label=f"continued from step {begun}")
-        axes.set(title=name.removesuffix(", killed and continued"), xlabel="step")
+        axes.axvline(pair.ended, color="k", linestyle=":", label=f"killed after step {pair.ended}")
+        axes.axvline(pair.begun, color="C0", linestyle=":", label=f"continued from step {pair.begun}")
+        axes.set(title=name, xlabel="step", ylabel="colour loss")
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=90)
 
@@ -116,19 +143,17 @@ def draw(path: Path, reference: Path, runs: dict[str, tuple[Path, int, int]]) ->
 def main() -> int:
     options = config.parse(ResumeBenchmark, __doc__ or "")
     result: dict[str, Any] = {}
+    pairs: dict[str, Pair] = {}
     with tempfile.TemporaryDirectory() as folder:
-        whole, runs = Path(folder) / "whole", {}
-        child.run(*child.trainer(1, words(options, whole)))
-        for number, (name, (processes, sharing)) in enumerate(WAYS.items()):
-            out = Path(folder) / str(number)
-            module, run = child.trainer(processes, [*words(options, out), "--sharing", sharing])
-            begun = killed(module, run, out, options.killed_after)
-            ended = read_history(out / "log.jsonl")[-1]["step"]
-            child.run(module, [*run, "--resume"])
-            result[name] = {"continued_from": begun, **compared(whole, out)}
-            runs[name] = (out, begun, ended)
-            print(f"{name:45s}{result[name]}", flush=True)
-        draw(options.out.with_suffix(".png"), whole, runs)
+        for name, (processes, sharing) in WAYS.items():
+            pair = pairs[name] = run_pair(options, Path(folder), processes, sharing)
+            result[name] = {
+                "continued_from": pair.begun,
+                **compared(pair.whole, pair.killed),
+                "first_step_from_one_process": first_apart(pairs["one process"].whole, pair.whole),
+            }
+            print(f"{name:22s}{result[name]}", flush=True)
+        draw(options.out.with_suffix(".webp"), pairs)
     record.write(options.out, options, result)
     return 0
 
