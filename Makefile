@@ -57,8 +57,8 @@ clean-demo:
 OBJAVERSE ?= objaverse
 WORK      ?= runs/furniture-model
 PROCESSES ?= 2
-GENERAL_MINUTES   ?= 30
-FURNITURE_MINUTES ?= 20
+GENERAL_MINUTES   ?= 18
+FURNITURE_MINUTES ?= 12
 SPLITS    := $(OBJAVERSE)/splits
 TORCHRUN  := OMP_NUM_THREADS=1 $(RUN) torch.distributed.run --standalone --nproc-per-node=$(PROCESSES) -m
 LEARNING  := --model mini --threads 1 --decoded-bytes 4e9 --empty 0 --solid 0.3 --dev-by solid --fill-spread 0.15 --light-spread 0.2 --average 0.998

@@ -27,12 +27,11 @@ from turntable.errors import UserError
 from turntable.files import write_text
 
 RUNS: dict[str, str] = {
-    "tiny, 4 objects": "--model tiny --batch 4 --steps 80",
+    "tiny, 4 objects": "--model tiny --batch 4 --steps 60",
     "tiny, 8 objects, 1,024 rays": "--model tiny --batch 8 --views 2 --rays 512 --steps 60",
     "mini, 8 objects, solid": "--model mini --batch 8 --solid 0.1 --empty 0 --steps 60",
     "mini, 8 objects, 2 at once": "--model mini --batch 8 --micro-batch 2 --solid 0.1 --empty 0 --steps 60",
-    "small, 2 objects": "--model small --batch 2 --views 2 --rays 256 --samples 48 --steps 20",
-    "small, 2 objects, recomputed": "--model small --batch 2 --views 2 --rays 256 --samples 48 --steps 20 --recompute",
+    "small, 2 objects": "--model small --batch 2 --views 2 --rays 128 --samples 32 --steps 20",
 }
 """Name -> what `train.lrm` is told."""
 SAID = re.compile(r"^predicted .*: ([\d.]+) s, ([\d.]+) GiB$", re.MULTILINE)
