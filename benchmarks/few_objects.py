@@ -1,9 +1,9 @@
 """Fine-tuning on fifteen objects: `python -m benchmarks.few_objects SHARDS --init RUN --uids TRAIN.txt --dev-uids DEV.txt`.
 
 Three objects of each category are drawn from TRAIN.txt and `train.furniture` tunes RUN on them, the best on DEV.txt kept. The same
-model is also tuned as one would without such care: on the same objects, at the recipe's full learning rate, nothing changed at
-random, the last weights kept. Both are judged, beside the model that they began from, on objects of TRAIN.txt that were not drawn:
-seen by no training, and by no choice. Prints a table and writes `benchmarks/results/few_objects.json`.
+model is also tuned as one would without such care (`--no-careless`: not): on the same objects, at the recipe's full learning rate,
+nothing changed at random, the last weights kept. They are judged, beside the model that they began from, on objects of TRAIN.txt
+that were not drawn: seen by no training, and by no choice. Prints a table and writes `benchmarks/results/few_objects.json`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class FewObjects:
     """Objects that choose."""
     general: Path | None = None
     """Shards that the model was trained on, some of which are mixed in."""
+    careless: bool = True
+    """Also tune without care."""
     each: int = 3
     """Objects of a category to train on."""
     judged: int = 4
@@ -67,16 +69,21 @@ def draw(options: FewObjects, shards: ShardSet) -> tuple[list[str], list[str]]:
 
 
 def tuned(options: FewObjects, folder: Path, uids: Path) -> dict[str, Path]:
-    """Both ways of tuning -> the model that comes of it."""
+    """Ways of tuning -> the model that comes of each."""
     careful, careless = folder / "careful", folder / "careless"
     common: list[object] = ["--shards", options.shards, "--init", options.init, "--uids", uids, "--model", "mini"]
     common += ["--minutes", options.minutes, "--threads", options.threads, "--device", "cpu"]
-    common += ["--solid", 0.1, "--empty", 0]
+    common += ["--solid", 0.3, "--empty", 0]
     mixed: list[object] = ["--general", options.general] if options.general else []
     dev: list[object] = ["--dev-uids", options.dev_uids, "--dev-by", "solid", "--dev-every", 50, "--patience", 0]
-    child.run("train.furniture", [*common, *mixed, *dev, "--out", careful, "--steps", 100_000, "--camera-noise", 0])
-    child.run("train.lrm", [*common, "--out", careless])
-    return {"careful": careful / checkpoints.BEST_NAME, "careless": careless}
+    # As `make furniture-model` tunes.
+    tune: list[object] = ["--steps", 100_000, "--learning-rate", 1e-3, "--layer-decay", 1, "--average", 0.998]
+    child.run("train.furniture", [*common, *mixed, *dev, *tune, "--out", careful])
+    found = {"careful": careful / checkpoints.BEST_NAME}
+    if options.careless:
+        child.run("train.lrm", [*common, "--out", careless])
+        found["careless"] = careless
+    return found
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from model.checkpoints import FILE_NAME
 from train import checkpoints, plan, selftest, sets
 from train.assembly import build_trainer, choose_device, held_out_views, open_shards
 from train.curves import draw_curves
-from train.distributed import World, joined, wait_for_all
+from train.distributed import World, first_process, joined, wait_for_all
 from train.evaluate import EvaluateConfig, evaluate
 from train.loop import Trainer
 from train.presets import PRESETS, described
@@ -41,6 +41,8 @@ def train(config: TrainConfig) -> int:
     torch.set_flush_denormal(True)  # densities and Adam's moments fade through denormal numbers, which CPUs crawl on
     if config.plan:
         return show_plan(config)
+    if config.overfit and (code := contradicting_views(config)) is not None:
+        return code
     with joined(choose_device(config.device, config.precision)[0]) as world:
         begun = has_begun(config.out, config.resume)
         shards = open_shards(config)
@@ -57,6 +59,19 @@ def train(config: TrainConfig) -> int:
         return EXIT_OK
     _conclude(config, trainer)
     return report_overfit(config, shards, indices) if config.overfit else EXIT_OK
+
+
+def contradicting_views(config: TrainConfig) -> int | None:
+    """The exit code of an --overfit run whose views contradict one another, known before anything is trained; None: they agree."""
+    has_begun(config.out, config.resume)
+    shards = open_shards(config)
+    indices = sets.chosen_objects(shards, config.uids, config.development.dev_uids, config.overfit)
+    findings = selftest.look(shards, indices, config.render_size)
+    if findings.coverage >= selftest.LEAST_COVERAGE:
+        return None
+    if first_process():
+        command_line.claim_folder(config.out, replace(config, model=config.size), FREE_ON_RESUME)
+    return _say_verdict(config, findings)
 
 
 def show_plan(config: TrainConfig) -> int:
@@ -155,10 +170,17 @@ def report_overfit(config: TrainConfig, shards: ShardSet, indices: list[int]) ->
         EvaluateConfig((config.out,), config.shards, config.out / "evaluation", uids=uid_file, baselines=False)
     )
     held_out = held_out_views(config, shards, indices)
-    findings = selftest.find(shards, indices, held_out, result["summary"], config.render_size)
+    return _say_verdict(
+        config, selftest.completed(selftest.look(shards, indices, config.render_size), held_out, result["summary"])
+    )
+
+
+def _say_verdict(config: TrainConfig, findings: selftest.Findings) -> int:
+    """Prints the self-test's verdict and writes it down; the command's exit code."""
     verdict = selftest.judge(findings)
-    write_json(config.out / "self-test.json", {**vars(findings), **vars(verdict)})
-    print(f"\nself-test {'passed' if verdict.passed else 'FAILED'}: {verdict.reason}\n  {findings}")
+    if first_process():
+        write_json(config.out / "self-test.json", {**vars(findings), **vars(verdict)})
+        print(f"\nself-test {'passed' if verdict.passed else 'FAILED'}: {verdict.reason}\n  {findings}")
     return EXIT_OK if verdict.passed else EXIT_ITEMS_FAILED
 
 

@@ -7,7 +7,7 @@ object look like nothing, it has learned pictures instead of a body.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,17 +35,17 @@ class Findings:
     """Share of a matte that is left when every view's matte has cut away what it does not show, in [0, 1]."""
     white: float
     """PSNR of a white picture, dB: what knowing nothing is worth."""
-    seen: float
-    """PSNR on the views that were trained on, dB."""
-    held_out: float | None
+    seen: float | None = None
+    """PSNR on the views that were trained on, dB; None where the views contradict one another, which nothing is trained on."""
+    held_out: float | None = None
     """PSNR on other views of the same objects, dB; None where none were held out."""
 
     def __str__(self) -> str:
+        agree = f"the mattes agree on {self.coverage:.0%} of an outline"
+        if self.seen is None:
+            return f"{agree}; nothing was trained on them"
         others = "" if self.held_out is None else f", others {self.held_out:.1f} dB"
-        return (
-            f"views it was shown {self.seen:.1f} dB{others}; white {self.white:.1f} dB; the mattes agree on {self.coverage:.0%}"
-            " of an outline"
-        )
+        return f"views it was shown {self.seen:.1f} dB{others}; white {self.white:.1f} dB; {agree}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def judge(findings: Findings) -> SelfTest:
             "the views contradict one another: cameras and pictures do not belong together, or mattes are not of one object."
             " Look at them with datasets.browse",
         )
-    if findings.seen < findings.white + LEAST_GAIN:
+    if findings.seen is None or findings.seen < findings.white + LEAST_GAIN:
         return SelfTest(
             False,
             "the views that it was shown are not learned. Give it more --minutes; if that does not help, another --learning-rate",
@@ -78,17 +78,20 @@ def judge(findings: Findings) -> SelfTest:
     return SelfTest(True, "data, cameras and training are in order")
 
 
-def find(shards: ShardSet, indices: list[int], held_out_views: int, summary: dict[str, Any], size: int) -> Findings:
-    """The findings of an evaluation (`train.evaluate`'s summary) of the objects that were trained on."""
-    rows = summary["rows"]
-    seen = rows.get("model, supervised views", rows["model"])["psnr"]["mean"]
-    held_out = rows["model"]["psnr"]["mean"] if held_out_views else None
+def look(shards: ShardSet, indices: list[int], size: int) -> Findings:
+    """What is seen before anything is trained."""
     return Findings(
         coverage=float(np.mean([coverage(shards, index, size) for index in indices])),
         white=float(np.mean([_white(shards, index, size) for index in indices])),
-        seen=float(seen),
-        held_out=None if held_out is None else float(held_out),
     )
+
+
+def completed(findings: Findings, held_out_views: int, summary: dict[str, Any]) -> Findings:
+    """With what an evaluation (`train.evaluate`'s summary) of the objects that were trained on has found."""
+    rows = summary["rows"]
+    seen = rows.get("model, supervised views", rows["model"])["psnr"]["mean"]
+    held_out = rows["model"]["psnr"]["mean"] if held_out_views else None
+    return replace(findings, seen=float(seen), held_out=None if held_out is None else float(held_out))
 
 
 def _white(shards: ShardSet, index: int, size: int) -> float:

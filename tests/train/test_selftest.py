@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from datasets.packing import Packer, stored_object
+from datasets.shards import ShardSet
+from preprocess.captures import PreprocessConfig, preprocess
+from tests.datasets.synthetic import write_captures
+from train import selftest
+from train.lrm import train
 from train.selftest import LEAST_COVERAGE, Findings, agreement, judge
+from train.settings import TrainConfig
 from turntable import cameras
+from turntable.errors import EXIT_ITEMS_FAILED
 
 GOOD = Findings(coverage=0.99, white=14.0, seen=30.0, held_out=26.0)
 
@@ -46,3 +56,23 @@ def test_the_verdict(change: dict[str, float], says: str) -> None:
     verdict = judge(replace(GOOD, **change))
     assert says in verdict.reason
     assert verdict.passed == (says == "in order")
+
+
+def test_views_that_contradict_one_another_are_named_before_anything_is_trained(tmp_path: Path) -> None:
+    """Cameras that are half a unit off, every other one to the other side. (The scene's bodies are round: with one another's cameras
+    they would look much the same.)"""
+    write_captures(tmp_path / "captures", 1, views=8, resolution=48, seed=2)
+    preprocess(PreprocessConfig(captures=tmp_path / "captures", out=tmp_path / "shards"))
+    shards = ShardSet(tmp_path / "shards")
+    item = stored_object(*shards.place(0))
+    off = item.world_from_camera.copy()
+    off[:, :, 3] += 0.5 * off[:, :, 0] * np.where(np.arange(8) % 2, 1, -1)[:, None]
+    (tmp_path / "off").mkdir()
+    with Packer(tmp_path / "off") as packer:
+        packer.add(replace(item, world_from_camera=off), {})
+    config = TrainConfig(tmp_path / "off", tmp_path / "run", overfit=1, steps=10, threads=1, render_size=48)
+    assert train(config) == EXIT_ITEMS_FAILED
+    said = json.loads((tmp_path / "run/self-test.json").read_bytes())
+    assert not said["passed"] and "contradict one another" in said["reason"] and said["coverage"] < LEAST_COVERAGE
+    assert said["seen"] is None and not (tmp_path / "run/log.jsonl").exists()
+    assert selftest.look(shards, [0], 48).coverage > LEAST_COVERAGE
