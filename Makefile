@@ -67,8 +67,8 @@ RENDERING := --gpus 0 --workers-per-gpu $(PROCESSES) --views 24 --resolution 256
 furniture-model: setup
 	mkdir -p $(WORK)
 	cat $(SPLITS)/furniture-train.txt $(SPLITS)/furniture-dev.txt $(SPLITS)/furniture-val.txt > $(WORK)/furniture.txt
-	$(RUN) render.objaverse --cache $(OBJAVERSE) --uids $(WORK)/furniture.txt --out $(WORK)/captures/furniture $(RENDERING) || true
-	$(RUN) render.objaverse --cache $(OBJAVERSE) --uids $(SPLITS)/general.txt --out $(WORK)/captures/general $(RENDERING) --samples 4 || true
+	$(RUN) render.objaverse --cache $(OBJAVERSE) --uids $(WORK)/furniture.txt --out $(WORK)/captures/furniture $(RENDERING) || [ $$? = 1 ]  # 1: some objects failed, and are reported
+	$(RUN) render.objaverse --cache $(OBJAVERSE) --uids $(SPLITS)/general.txt --out $(WORK)/captures/general $(RENDERING) --samples 4 || [ $$? = 1 ]
 	for part in furniture general; do $(RUN) preprocess.captures --captures $(WORK)/captures/$$part --out $(WORK)/shards/$$part --sizes 256 128 || exit 1; done
 	$(RUN) datasets.filter $(WORK)/shards/general --out $(WORK)/general.txt
 	awk 'NR % 20 == 0 { print $$1 }' $(WORK)/general.txt > $(WORK)/general-dev.txt
