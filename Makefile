@@ -57,24 +57,28 @@ clean-demo:
 OBJAVERSE ?= objaverse
 WORK      ?= runs/furniture-model
 PROCESSES ?= 2
-GENERAL_MINUTES   ?= 18
-FURNITURE_MINUTES ?= 12
+PROCEDURAL        ?= 300
+GENERAL_MINUTES   ?= 33
+FURNITURE_MINUTES ?= 22
 SPLITS    := $(OBJAVERSE)/splits
 TORCHRUN  := OMP_NUM_THREADS=1 $(RUN) torch.distributed.run --standalone --nproc-per-node=$(PROCESSES) -m
 LEARNING  := --model mini --threads 1 --decoded-bytes 4e9 --empty 0 --solid 0.3 --dev-by solid --fill-spread 0.15 --light-spread 0.2 --average 0.998
-RENDERING := --gpus 0 --workers-per-gpu $(PROCESSES) --views 24 --resolution 256 --quality draft
+RENDERING := --gpus 0 --workers-per-gpu $(PROCESSES) --resolution 256 --quality draft
 
 furniture-model: setup
 	mkdir -p $(WORK)
 	cat $(SPLITS)/furniture-train.txt $(SPLITS)/furniture-dev.txt $(SPLITS)/furniture-val.txt > $(WORK)/furniture.txt
-	$(RUN) render.objaverse --cache $(OBJAVERSE) --uids $(WORK)/furniture.txt --out $(WORK)/captures/furniture $(RENDERING) || [ $$? = 1 ]  # 1: some objects failed, and are reported
-	$(RUN) render.objaverse --cache $(OBJAVERSE) --uids $(SPLITS)/general.txt --out $(WORK)/captures/general $(RENDERING) --samples 4 || [ $$? = 1 ]
-	for part in furniture general; do $(RUN) preprocess.captures --captures $(WORK)/captures/$$part --out $(WORK)/shards/$$part --sizes 256 128 || exit 1; done
+	$(RUN) render.objaverse --cache $(OBJAVERSE) --uids $(WORK)/furniture.txt --out $(WORK)/captures/furniture $(RENDERING) --views 24 || [ $$? = 1 ]  # 1: some objects failed, and are reported
+	$(RUN) render.objaverse --cache $(OBJAVERSE) --uids $(SPLITS)/general.txt --out $(WORK)/captures/general $(RENDERING) --views 24 --samples 4 || [ $$? = 1 ]
+	$(RUN) datasets.procedural --out $(WORK)/procedural --count $(PROCEDURAL) --seed 7
+	$(RUN) render.objaverse --cache $(WORK)/procedural --uids $(WORK)/procedural/splits/all.txt --out $(WORK)/captures/procedural $(RENDERING) --views 12 --samples 4 || [ $$? = 1 ]
+	for part in furniture general procedural; do $(RUN) preprocess.captures --captures $(WORK)/captures/$$part --out $(WORK)/shards/$$part --sizes 256 128 || exit 1; done
+	$(RUN) datasets.merge $(WORK)/shards/general $(WORK)/shards/procedural --out $(WORK)/shards/first
 	$(RUN) datasets.filter $(WORK)/shards/general --out $(WORK)/general.txt
 	awk 'NR % 20 == 0 { print $$1 }' $(WORK)/general.txt > $(WORK)/general-dev.txt
-	$(TORCHRUN) train.lrm --shards $(WORK)/shards/general --out $(WORK)/general --minutes $(GENERAL_MINUTES) --batch 8 $(LEARNING) --mirror \
+	$(TORCHRUN) train.lrm --shards $(WORK)/shards/first --out $(WORK)/general --minutes $(GENERAL_MINUTES) --batch 8 $(LEARNING) --mirror \
 	  --dev-uids $(WORK)/general-dev.txt --dev-every 500 --resume
-	$(TORCHRUN) train.furniture --shards $(WORK)/shards/furniture --uids $(SPLITS)/furniture-train.txt --init $(WORK)/general --general $(WORK)/shards/general --general-share 0.5 \
+	$(TORCHRUN) train.furniture --shards $(WORK)/shards/furniture --uids $(SPLITS)/furniture-train.txt --init $(WORK)/general --general $(WORK)/shards/first --general-share 0.5 \
 	  --out $(WORK)/furniture --minutes $(FURNITURE_MINUTES) --steps 100000 --learning-rate 1e-3 --layer-decay 1 $(LEARNING) --dev-uids $(SPLITS)/furniture-dev.txt --dev-every 250 --patience 0 --resume
 	for model in general furniture; do $(RUN) train.export --checkpoint $(WORK)/$$model --shards $(WORK)/shards/furniture --level-uids $(SPLITS)/furniture-dev.txt \
 	  --out $(WORK)/exported/$$model.safetensors --name turntable:$$model || exit 1; done

@@ -3,8 +3,8 @@
 A step is everything: an object drawn and decoded, image to planes, rendering, loss, backward pass, AdamW. Both ways train the same
 network on the same draws with colour and opacity losses; ours renders as `train.lrm` does (with `--recompute` too), the twin as
 `benchmarks.dense_twin` does, a view after the other. Each in a process of its own. Then `train.lrm` runs by one process of one
-thread and by two (torchrun, gloo), and its own log says how many objects a second each took. Prints a table and writes
-`benchmarks/results/train_step.json`.
+thread and by two (torchrun, gloo), in turn, and its own log says how many objects a second each took, once all that a run keeps
+decoded is decoded. Prints a table and writes `benchmarks/results/train_step.json`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from train.history import read_history
 from train.losses import LossWeights, Objective, RenderSettings
 from train.settings import TrainConfig
 from turntable import cameras, config
-from turntable.files import read_json, write_json
+from turntable.files import read_json, write_json, write_text
 from turntable.resources import peak_memory
 
 COLOURS = LossWeights(colour=1.0, mask=0.5, empty=0.0, depth=0.0)
@@ -50,8 +50,12 @@ class StepBenchmark:
     repeats: int = 4
     """Steps; the best counts, the first is not among them."""
     threads: int = 2
-    scaling_steps: int = 60
+    scaling_steps: int = 120
     """Steps of `train.lrm` with the tiny model, by one and by two processes; 0: not."""
+    scaling_rounds: int = 2
+    """How often each, in turn; the median of all logged rates counts."""
+    scaling_objects: int = 16
+    """Of so many objects, which are decoded before the first half of the steps is over; the second half counts."""
     way: Literal["all", "twin", "ours", "recomputed"] = "all"
     """One way only is what a process of this benchmark's own is asked for; it writes its figures to `out`."""
     out: Path = Path("benchmarks/results/train_step.json")
@@ -107,16 +111,29 @@ def all_ways(options: StepBenchmark, folder: Path) -> dict[str, Any]:
     return found
 
 
-def scaling(options: StepBenchmark, folder: Path) -> dict[str, float]:
+def scaling(options: StepBenchmark, folder: Path) -> dict[str, Any]:
     """Objects a second by one process of one thread, by two, and their ratio; each process has eight objects a step."""
-    rates = []
-    for processes in (1, 2):
-        out = folder / f"processes-{processes}"
-        data: list[object] = ["--shards", options.shards, "--out", out, "--steps", options.scaling_steps]
-        child.run(*child.trainer(processes, [*data, "--batch", 8 * processes, "--save-minutes", 60]))
-        lines = read_history(out / "log.jsonl")
-        rates.append(float(np.median([line["objects_per_second"] for line in lines[1:]])))
-    return {"one": rates[0], "two": rates[1], "ratio": round(rates[1] / rates[0], 2)}
+    uids = folder / "uids.txt"
+    write_text(uids, "\n".join(ShardSet(options.shards).uids[: options.scaling_objects]) + "\n")
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for number in range(options.scaling_rounds):
+        for processes, found in rates.items():
+            out = folder / f"processes-{processes}-{number}"
+            data: list[object] = [
+                "--shards",
+                options.shards,
+                "--uids",
+                uids,
+                "--out",
+                out,
+                "--steps",
+                options.scaling_steps,
+            ]
+            child.run(*child.trainer(processes, [*data, "--batch", 8 * processes, "--save-minutes", 60]))
+            lines = read_history(out / "log.jsonl")
+            found.extend(line["objects_per_second"] for line in lines[len(lines) // 2 :])
+    one, two = (float(np.median(found)) for found in rates.values())
+    return {"one": round(one, 2), "two": round(two, 2), "ratio": round(two / one, 2), "rates": list(rates.values())}
 
 
 def main() -> int:

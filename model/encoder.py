@@ -86,19 +86,21 @@ class EncoderBlock(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Picture to tokens. `load_weights=False` leaves `config.weights` alone: a checkpoint's own tensors follow."""
+    """Picture, or patches that others made of it, to tokens. `load_weights=False` leaves `config.weights` alone: a checkpoint's own
+    tensors follow."""
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, config: EncoderConfig, load_weights: bool = True) -> None:
+    def __init__(self, config: EncoderConfig, load_weights: bool = True, patches: bool = True) -> None:
+        """Without `patches` it is given patches, not pictures."""
         super().__init__()
         self.config = config
         self.recompute = False
         """Whether training computes the blocks again instead of keeping what they compute, see `run_block`."""
         width = config.hidden
         registers = config.registers if config.kind == "dinov2_with_registers" else 0
-        self.patches = nn.Conv2d(3, width, config.patch_size, config.patch_size)
+        self.patches = nn.Conv2d(3, width, config.patch_size, config.patch_size) if patches else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.zeros(1, 1 + config.position_side**2, width))
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
@@ -124,17 +126,21 @@ class ImageEncoder(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, S, S) in [0, 1] -> (B, 1 + (S / patch)², hidden)."""
+    def forward(self, picture: Tensor) -> Tensor:
+        """(B, 3, S, S) in [0, 1], or without `patches` those, (B, hidden, S / patch, S / patch) -> (B, 1 + (S / patch)², hidden)."""
         size = self.config.image_size
-        if image.shape[-3:] != (3, size, size):
-            raise ValueError(f"the encoder takes (B, 3, {size}, {size}), got {tuple(image.shape)}")
-        patches = self.patches((image - self.mean) / self.deviation).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.cls_token.expand(len(image), -1, -1), patches], dim=1) + self._interpolated_positions()
+        expected = (
+            (3, size, size) if self.patches is not None else (self.config.hidden, *[size // self.config.patch_size] * 2)
+        )
+        if picture.shape[-3:] != expected:
+            raise ValueError(f"the encoder takes (B, {', '.join(map(str, expected))}), got {tuple(picture.shape)}")
+        made = picture if self.patches is None else self.patches((picture - self.mean) / self.deviation)
+        patches = made.flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(made), -1, -1), patches], dim=1) + self._interpolated_positions()
         registers = 0
         if self.register_tokens is not None:
             registers = self.register_tokens.shape[1]
-            extra = self.register_tokens.expand(len(image), -1, -1)
+            extra = self.register_tokens.expand(len(made), -1, -1)
             tokens = torch.cat([tokens[:, :1], extra, tokens[:, 1:]], dim=1)
         for block in self.blocks:
             tokens = run_block(block, self.recompute, tokens)

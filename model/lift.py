@@ -1,8 +1,8 @@
 """What the picture shows where a token or a texel lies: read at its projection, and added to it.
 
 A token, or a texel, stands for a column of space: all points with its two coordinates. Some of them are projected into the picture
-by its camera, and what is there is read: image tokens for tokens (`Lift`), and for texels the features of a few convolutions,
-which keep outlines and colours that 16-pixel patches blur (`DetailLift`; Yu et al. 2021, "pixelNeRF", reads them at every point).
+by its camera, and what is there is read: image tokens for tokens (`Lift`), and for texels the features of convolutions, which keep
+outlines and colours that 16-pixel patches blur (`DetailLift`; Yu et al. 2021, "pixelNeRF", reads them at every point).
 Without it a network must first learn, from nothing, which part of the picture lies where, and until it has it answers every
 picture with the mean object.
 """
@@ -47,32 +47,37 @@ class DetailLift(nn.Module):
 
     points: Tensor
 
-    def __init__(self, resolution: int, planes: TriplaneConfig) -> None:
-        """`resolution` texels a side. The picture's features are found at half its size."""
+    def __init__(self, resolution: int, planes: TriplaneConfig, own: bool = True) -> None:
+        """`resolution` texels a side. `own`: the features are found here, at half the picture's size; or they are given."""
         super().__init__()
         with torch.device("cpu"):
             points = columns(resolution, planes.detail_points, planes)
         features = planes.detail
         self.register_buffer("points", points, persistent=False)
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(3, features, 3, stride=2, padding=1),
-            nn.GELU(),
-            nn.Conv2d(features, features, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(features, features, 3, padding=1),
-        )
+        self.convolutions = _few_convolutions(features) if own else None
         self.linear = nn.Linear(planes.detail_points * features, planes.channels)
-        self.linear.weight.data *= 4  # torch's start would leave it far below what the planes hold
+        # What is read begins as large as what the planes hold: of few convolutions torch's start leaves little, a pyramid more.
+        self.linear.weight.data *= 4 if own else 0.5
 
-    def forward(self, image: Tensor, camera: Tensor) -> Tensor:
-        """image (B, 3, S, S) in [0, 1], camera (B, 16) -> (B, 3, C, R, R)."""
-        features = self.convolutions((image - 0.5) / 0.25).float()
+    def forward(self, picture: Tensor, camera: Tensor) -> Tensor:
+        """image (B, 3, S, S) in [0, 1], or the features given, (B, detail, s, s); camera (B, 16) -> (B, 3, C, R, R)."""
+        features = (picture if self.convolutions is None else self.convolutions((picture - 0.5) / 0.25)).float()
         uv = projected(self.points.flatten(0, 1), camera.float()).unflatten(1, self.points.shape[:2])
         # What lies beyond the picture is as its border is: background.
         read = F.grid_sample(features, uv * 2 - 1, align_corners=False, padding_mode="border")
         texels = self.linear(read.permute(0, 2, 3, 1).flatten(2))
         side = round((texels.shape[1] / 3) ** 0.5)
         return texels.transpose(1, 2).unflatten(2, (3, side, side)).transpose(1, 2)
+
+
+def _few_convolutions(features: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, features, 3, stride=2, padding=1),
+        nn.GELU(),
+        nn.Conv2d(features, features, 3, padding=1),
+        nn.GELU(),
+        nn.Conv2d(features, features, 3, padding=1),
+    )
 
 
 def columns(tokens: int, count: int, config: TriplaneConfig) -> Tensor:

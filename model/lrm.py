@@ -1,7 +1,8 @@
 """LRM (Hong et al., ICLR 2024): one picture and its camera to a triplane field.
 
-The parts are separate: `encoder` (picture to tokens), `decoder` (tokens to triplane tokens), `upsampler` (to planes) and
-`field` (planes to density and colour at points). `model.volume` renders a field, `model.mesh` cuts a surface from it.
+The parts are separate: `encoder` (picture to tokens; small models have a `pyramid` of convolutions before it), `decoder` (tokens to
+triplane tokens), `upsampler` (to planes), `detail` (what small models read straight from the picture) and `field` (planes to density
+and colour at points). `model.volume` renders a field, `model.mesh` cuts a surface from it.
 """
 
 from __future__ import annotations
@@ -17,10 +18,20 @@ from model.decoder import DecoderConfig, TriplaneDecoder
 from model.encoder import EncoderConfig, ImageEncoder
 from model.lift import DetailLift
 from model.mesh import DEFAULT_LEVEL
+from model.pyramid import PicturePyramid, PyramidConfig
 from model.triplane import FieldConfig, PlaneUpsampler, TriplaneConfig, TriplaneField
 from turntable.framing import DEFAULT_FILL
 
-__all__ = ["LRM", "SIZES", "DecoderConfig", "EncoderConfig", "FieldConfig", "LRMConfig", "TriplaneConfig"]
+__all__ = [
+    "LRM",
+    "SIZES",
+    "DecoderConfig",
+    "EncoderConfig",
+    "FieldConfig",
+    "LRMConfig",
+    "PyramidConfig",
+    "TriplaneConfig",
+]
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,9 @@ class LRMConfig:
     decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
     triplane: TriplaneConfig = dataclasses.field(default_factory=TriplaneConfig)
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
+    pyramid: PyramidConfig | None = None
+    """Convolutions that make the encoder's patches, and the features that `TriplaneConfig.detail` counts; None: a linear layer a
+    patch, and a few convolutions for those features."""
     fill: float = DEFAULT_FILL
     """Share of the input picture's side that the object's longer side fills, see `turntable.framing`."""
     background: float = 1.0
@@ -46,6 +60,13 @@ class LRMConfig:
             raise ValueError(f"fill must lie in (0, 1], got {self.fill}")
         if not 0 <= self.background <= 1 or not self.level > 0:
             raise ValueError(f"background must lie in [0, 1], level above 0, got {self.background}, {self.level}")
+        if self.pyramid is not None:
+            patch, detail = self.encoder.patch_size, self.triplane.detail
+            if patch != self.pyramid.patch_size or detail != self.pyramid.channels[0]:
+                raise ValueError(
+                    f"a pyramid of {self.pyramid.channels} ends in patches of {self.pyramid.patch_size} and gives"
+                    f" {self.pyramid.channels[0]} features, got patch_size {patch} and detail {detail}"
+                )
 
     @property
     def resolution(self) -> int:
@@ -59,10 +80,12 @@ class LRM(nn.Module):
     def __init__(self, config: LRMConfig, load_weights: bool = True) -> None:
         super().__init__()
         self.config = config
-        self.encoder = ImageEncoder(config.encoder, load_weights)
+        pyramid, planes = config.pyramid, config.triplane
+        self.pyramid = None if pyramid is None else PicturePyramid(pyramid, config.encoder.hidden)
+        self.encoder = ImageEncoder(config.encoder, load_weights, patches=pyramid is None)
         self.decoder = TriplaneDecoder(config.decoder, config.encoder.hidden, config.triplane)
         self.upsampler = PlaneUpsampler(config.triplane, config.decoder.width)
-        self.detail = DetailLift(config.resolution, config.triplane) if config.triplane.detail else None
+        self.detail = DetailLift(config.resolution, planes, own=pyramid is None) if planes.detail else None
         self.field = TriplaneField(config.field, config.triplane)
 
     def planes(self, image: Tensor, camera: Tensor) -> Tensor:
@@ -70,8 +93,15 @@ class LRM(nn.Module):
 
         The camera is canonical: 12 numbers of world_from_camera, row by row, and the framed picture's normalised intrinsics.
         """
-        planes = self.upsampler(self.decoder(self.encoder(image), camera))
-        return planes if self.detail is None else planes + self.detail(image, camera)
+        features = image
+        if self.pyramid is None:
+            tokens = self.encoder(image)
+        else:
+            levels = self.pyramid.down(image)
+            tokens = self.encoder(levels[-1])
+            features = self.pyramid.up(levels, tokens)
+        planes = self.upsampler(self.decoder(tokens, camera))
+        return planes if self.detail is None else planes + self.detail(features, camera)
 
     def forward(self, image: Tensor, camera: Tensor) -> Tensor:
         """As `planes`; what DDP wraps."""
@@ -109,7 +139,10 @@ def config_from_json(value: dict[str, Any]) -> LRMConfig:
         "triplane": TriplaneConfig(**triplane),
         "field": FieldConfig(**value["field"]),
     }
-    return LRMConfig(**{**value, **parts})
+    pyramid = value.get("pyramid")
+    if pyramid is not None:
+        pyramid = PyramidConfig(**{**pyramid, "channels": tuple(pyramid["channels"])})
+    return LRMConfig(**{**value, **parts, "pyramid": pyramid})
 
 
 def _openlrm(image_size: int, hidden: int, layers: int, width: int, channels: int) -> LRMConfig:
@@ -132,11 +165,12 @@ _TINY = LRMConfig(
 )
 _MINI = dataclasses.replace(
     _TINY,
-    encoder=EncoderConfig("vit", 128, 16, 128, 3, 4, position_start=0.1, mean=(0.5,) * 3, deviation=(0.25,) * 3),
-    # Fewer tokens than `tiny` has, which attention costs less, and more layers; at twice the width a loss falls no faster by the
-    # step, and a step takes two and a half times as long.
-    decoder=dataclasses.replace(_TINY.decoder, layers=3, tokens=8, lift=4),
+    encoder=EncoderConfig("vit", 128, 16, 128, 3, 4, position_start=0.1),
+    # Fewer tokens than `tiny` has, which attention costs less; at twice the width a loss falls no faster by the step, and a step
+    # takes two and a half times as long.
+    decoder=dataclasses.replace(_TINY.decoder, layers=2, tokens=8, lift=4),
     triplane=TriplaneConfig(upsample=6, channels=24, overlap=2, detail=16, detail_points=2, perspective=2.7),
+    pyramid=PyramidConfig((16, 48, 96)),
 )
 _LARGE = _openlrm(448, 768, 16, 1024, 80)
 _PAPER = dataclasses.replace(
@@ -153,5 +187,5 @@ SIZES: dict[str, LRMConfig] = {
     "large": _LARGE,
     "paper": _PAPER,
 }
-"""`tiny` (1.4 M parameters) is for minutes on a CPU, `mini` (2.1 M) for an hour of it; `small`, `base`, `large` have OpenLRM's
+"""`tiny` (1.4 M parameters) is for minutes on a CPU, `mini` (2.6 M) for an hour of it; `small`, `base`, `large` have OpenLRM's
 dimensions, `paper` those of LRM."""

@@ -41,8 +41,9 @@ def train(config: TrainConfig) -> int:
     torch.set_flush_denormal(True)  # densities and Adam's moments fade through denormal numbers, which CPUs crawl on
     if config.plan:
         return show_plan(config)
-    if config.overfit and (code := contradicting_views(config)) is not None:
-        return code
+    seen = looked_at(config) if config.overfit else None
+    if seen is not None and seen.contradictory:
+        return refuse_contradiction(config, seen)
     with joined(choose_device(config.device, config.precision)[0]) as world:
         begun = has_begun(config.out, config.resume)
         shards = open_shards(config)
@@ -58,20 +59,22 @@ def train(config: TrainConfig) -> int:
     if not world.first:
         return EXIT_OK
     _conclude(config, trainer)
-    return report_overfit(config, shards, indices) if config.overfit else EXIT_OK
+    return EXIT_OK if seen is None else report_overfit(config, shards, indices, seen)
 
 
-def contradicting_views(config: TrainConfig) -> int | None:
-    """The exit code of an --overfit run whose views contradict one another, known before anything is trained; None: they agree."""
+def looked_at(config: TrainConfig) -> selftest.Findings:
+    """What is seen of the objects of an --overfit run before anything is trained."""
     has_begun(config.out, config.resume)
     shards = open_shards(config)
     indices = sets.chosen_objects(shards, config.uids, config.development.dev_uids, config.overfit)
-    findings = selftest.look(shards, indices, config.render_size)
-    if findings.coverage >= selftest.LEAST_COVERAGE:
-        return None
+    return selftest.look(shards, indices, config.render_size)
+
+
+def refuse_contradiction(config: TrainConfig, seen: selftest.Findings) -> int:
+    """The verdict on views that contradict one another, which nothing is trained on; the command's exit code."""
     if first_process():
         command_line.claim_folder(config.out, replace(config, model=config.size), FREE_ON_RESUME)
-    return _say_verdict(config, findings)
+    return _say_verdict(config, seen)
 
 
 def show_plan(config: TrainConfig) -> int:
@@ -162,7 +165,7 @@ def _conclude(config: TrainConfig, trainer: Trainer) -> None:
         log.info("best on the development objects: %s, %s", best, config.out / checkpoints.BEST_NAME)
 
 
-def report_overfit(config: TrainConfig, shards: ShardSet, indices: list[int]) -> int:
+def report_overfit(config: TrainConfig, shards: ShardSet, indices: list[int], seen: selftest.Findings) -> int:
     """Evaluates an --overfit run on its own objects and says whether all is in order; the command's exit code."""
     uid_file = config.out / "overfit-uids.txt"
     write_text(uid_file, "\n".join(shards.uids[index] for index in indices) + "\n")
@@ -170,9 +173,7 @@ def report_overfit(config: TrainConfig, shards: ShardSet, indices: list[int]) ->
         EvaluateConfig((config.out,), config.shards, config.out / "evaluation", uids=uid_file, baselines=False)
     )
     held_out = held_out_views(config, shards, indices)
-    return _say_verdict(
-        config, selftest.completed(selftest.look(shards, indices, config.render_size), held_out, result["summary"])
-    )
+    return _say_verdict(config, selftest.completed(seen, held_out, result["summary"]))
 
 
 def _say_verdict(config: TrainConfig, findings: selftest.Findings) -> int:

@@ -70,6 +70,8 @@ class OptimiserConfig:
 def freeze(lrm: LRM, frozen: Frozen) -> None:
     """Takes the gradient from the named parts."""
     parts: list[nn.Module] = [] if frozen == "none" else [lrm.encoder]
+    if parts and lrm.pyramid is not None:
+        parts.append(lrm.pyramid)
     if frozen == "encoder-decoder":
         parts.append(lrm.decoder)
     for part in parts:

@@ -29,7 +29,7 @@ class Recipe:
 _PAPER = Recipe(learning_rate=4e-4, warmup_steps=3000, batch=8, views=4, rays=4096, samples=96)
 RECIPES: dict[str, Recipe] = {
     "tiny": Recipe(learning_rate=2e-3, warmup_steps=50, batch=4, views=4, rays=128, samples=48),
-    "mini": Recipe(learning_rate=2e-3, warmup_steps=100, batch=4, views=2, rays=96, samples=32),
+    "mini": Recipe(learning_rate=1.5e-3, warmup_steps=100, batch=4, views=2, rays=96, samples=32),
     "small": _PAPER,
     "base": _PAPER,
     "large": Recipe(learning_rate=4e-4, warmup_steps=3000, batch=8, views=4, rays=4096, samples=128),

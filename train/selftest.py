@@ -40,6 +40,11 @@ class Findings:
     held_out: float | None = None
     """PSNR on other views of the same objects, dB; None where none were held out."""
 
+    @property
+    def contradictory(self) -> bool:
+        """Whether the views contradict one another: there is no body that all of them show."""
+        return self.coverage < LEAST_COVERAGE
+
     def __str__(self) -> str:
         agree = f"the mattes agree on {self.coverage:.0%} of an outline"
         if self.seen is None:
@@ -58,7 +63,7 @@ class SelfTest:
 
 def judge(findings: Findings) -> SelfTest:
     """What the findings mean."""
-    if findings.coverage < LEAST_COVERAGE:
+    if findings.contradictory:
         return SelfTest(
             False,
             "the views contradict one another: cameras and pictures do not belong together, or mattes are not of one object."
