@@ -1,7 +1,7 @@
 """What the pyramid of `--model mini` is worth: `python -m benchmarks.pyramid_worth SHARDS --dev-uids DEV.txt`.
 
 Two networks are trained by the same steps on the same draws, from nothing: `mini`, and `mini` with a linear layer a patch and three
-convolutions for its details instead (as `tiny` has the one, and `mini` had both). Judged as they train, by the solid loss on objects
+convolutions for its details instead (as `mini` had). Judged as they train, by the solid loss on objects
 that are not trained on. Prints a table and writes `benchmarks/results/pyramid_worth.json`.
 """
 
@@ -29,7 +29,6 @@ WAYS: dict[str, LRMConfig] = {
         MINI,
         pyramid=None,
         encoder=dataclasses.replace(MINI.encoder, mean=(0.5,) * 3, deviation=(0.25,) * 3),
-        triplane=dataclasses.replace(MINI.triplane, detail=16),
     ),
 }
 
@@ -58,20 +57,8 @@ def trained(options: PyramidBenchmark, way: LRMConfig, folder: Path) -> dict[str
     lrm = LRM(way)
     save_model(begin, lrm, {})
     words: list[object] = ["--shards", options.shards, "--init", begin, "--model", "mini", "--out", folder / "run"]
-    words += [
-        "--steps",
-        options.steps,
-        "--batch",
-        8,
-        "--solid",
-        0.3,
-        "--empty",
-        0,
-        "--average",
-        0.99,
-        "--device",
-        "cpu",
-    ]
+    words += ["--steps", options.steps, "--batch", 8, "--solid", 0.3, "--empty", 0]
+    words += ["--average", 0.99, "--device", "cpu"]
     words += ["--dev-uids", options.dev_uids, "--dev-every", options.every, "--dev-by", "solid"]
     words += ["--threads", options.threads, "--save-minutes", 60, "--decoded-bytes", 4e9]
     child.run("train.lrm", words)

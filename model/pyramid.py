@@ -3,7 +3,7 @@
 A patch's linear layer must learn from nothing what an edge is, place by place; convolutions that halve the picture step by step
 learn it once (Xiao et al. 2021, "Early convolutions help transformers see better"). On the way back the encoder's tokens, which
 have seen the whole picture, are spread over what the way down kept at every size (Ronneberger et al. 2015, "U-Net"), so that what
-is read at a texel (`model.lift.DetailLift`) knows both its outline and its object. For models that learn from little.
+is read at a texel (`model.lift.DetailLift`) knows both its outline and its object.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class PicturePyramid(nn.Module):
 
     def down(self, image: Tensor) -> list[Tensor]:
         """image (B, 3, S, S) in [0, 1] -> features (B, C, S / 2, S / 2), …, and last the patches (B, W, S / P, S / P)."""
-        # Channels beside one another in memory: half the time on a CPU. Only of what is computed: FSDP wants weights as they are.
+        # Channels beside one another in memory, as a CPU's convolutions like them. Only of what is computed: FSDP wants weights as they are.
         features = ((image - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
         levels: list[Tensor] = []
         for halving, refined in zip(self.halvings, self.refined, strict=True):
