@@ -51,7 +51,7 @@ class PicturePyramid(nn.Module):
 
     def down(self, image: Tensor) -> list[Tensor]:
         """image (B, 3, S, S) in [0, 1] -> features (B, C, S / 2, S / 2), …, and last the patches (B, W, S / P, S / P)."""
-        # Channels beside one another in memory, as a CPU's convolutions like them. Only of what is computed: FSDP wants weights as they are.
+        # Channels beside one another in memory, as a CPU likes them. Only of what is computed: FSDP wants weights as they are.
         features = ((image - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
         levels: list[Tensor] = []
         for halving, refined in zip(self.halvings, self.refined, strict=True):
