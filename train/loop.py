@@ -79,7 +79,8 @@ def deaths_told_when_asked() -> Iterator[None]:
     """Within it a loader may be started that tells of a dead loader process where a batch is asked for, and nowhere else.
 
     torch's handler of SIGCHLD raises wherever the trainer is at that moment: in the middle of the optimiser's step, say, after
-    which the weights are neither before it nor after.
+    which the weights are neither before it nor after. It is taken off even where another loader of this program brought it;
+    that one's deaths are then told where its batches are asked for, too.
     """
     if threading.current_thread() is not threading.main_thread():  # there torch sets no handler either
         yield
@@ -88,7 +89,8 @@ def deaths_told_when_asked() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+        torchs = str(getattr(before, "__module__", "")).startswith("torch.")
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if torchs or before is None else before)
 
 
 @dataclass(frozen=True)

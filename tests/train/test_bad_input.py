@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from datasets.samples import SampleConfig, ShardSamples
 from datasets.shard_writer import ShardObject
@@ -24,6 +28,7 @@ from tests.datasets.test_shards import write
 from tests.train.test_checkpoints import room
 from train import checkpoints
 from train.evaluate import EvaluateConfig, evaluate
+from train.loop import LoadingError, _loaded, deaths_told_when_asked
 from train.lrm import train
 from train.methods import require_truth
 from train.sets import require
@@ -161,6 +166,34 @@ def test_damage_met_on_the_way_saves_what_was_trained(shards: Path, tmp_path: Pa
         train(small(copy.parent, tmp_path / "run", steps=100, workers=workers))
     assert "Traceback" not in str(told.value)
     assert checkpoints.finished(tmp_path / "run")
+
+
+class Echo(torch.utils.data.Dataset):
+    def __getitem__(self, number: int) -> int:
+        return number
+
+    def __len__(self) -> int:
+        return 1000
+
+
+def test_a_death_is_told_where_a_batch_is_asked_for_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where torch's handler is there already, brought by a loader that the trainer knows nothing of."""
+    before = signal.getsignal(signal.SIGCHLD)
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+    foreign = iter(DataLoader(Echo(), num_workers=1, multiprocessing_context="spawn"))
+    assert signal.getsignal(signal.SIGCHLD) is not before and next(foreign) == 0
+    with deaths_told_when_asked():
+        batches = iter(DataLoader(Echo(), num_workers=1, multiprocessing_context="spawn"))
+    try:
+        _loaded(batches)  # type: ignore[arg-type]
+        for child in multiprocessing.active_children():
+            child.kill()
+        time.sleep(0.5)  # here the handler would raise
+        with pytest.raises(LoadingError, match="a loader process died"):
+            for _ in range(1000):
+                _loaded(batches)  # type: ignore[arg-type]
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_loader_process_that_dies_loses_nothing(shards: Path, tmp_path: Path) -> None:
