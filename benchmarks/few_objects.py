@@ -81,7 +81,7 @@ def tuned(options: FewObjects, folder: Path, uids: Path) -> dict[str, Path]:
     tune: list[object] = ["--steps", 100_000, "--learning-rate", 5e-4, "--layer-decay", 0.85, "--average", 0.998]
     tune += ["--fill-spread", 0.15, "--light-spread", 0.2, "--camera-noise", 0, "--background-share", 0]
     child.run("train.furniture", [*common, *mixed, *dev, *tune, "--out", careful])
-    found = {"careful": careful / checkpoints.BEST_NAME}
+    found = {"careful": checkpoints.to_use(careful)}
     if options.careless:
         child.run("train.lrm", [*common, "--out", careless])
         found["careless"] = careless

@@ -165,6 +165,17 @@ def build_trainer(config: TrainConfig, shards: ShardSet, indices: list[int], wor
     )
 
 
+def development_objects(config: TrainConfig, lrm: LRMConfig) -> Development:
+    """The development objects of a run with --dev-uids, as they are judged on its way."""
+    shards = open_shards(config)
+    indices = sets.chosen_objects(shards, config.uids, config.development.dev_uids, config.overfit)
+    samples = ShardSamples(shards, sample_config(config, lrm, shards, indices), indices)
+    bf16 = choose_device(config.device, config.precision)[1]
+    found = _development(config, samples, RenderSettings(samples=choose(config, "samples"), bf16=bf16))
+    assert found is not None
+    return found
+
+
 def _development(config: TrainConfig, samples: ShardSamples, settings: RenderSettings) -> Development | None:
     listed = config.development.dev_uids
     if listed is None:

@@ -2,6 +2,7 @@
 
     <run>/model.safetensors                 the newest model, what `--checkpoint <run>` loads: the average where one is kept
     <run>/best.safetensors                  the model that did best on the development objects, where there are any
+    <run>/blended.safetensors               of a run of train.furniture: between what it began from and what it became (train.blend)
     <run>/checkpoints/step-00001000/
         model.safetensors                   weights and configuration (model.checkpoints)
         average.safetensors                 their moving average, a model like it
@@ -40,6 +41,7 @@ from turntable.files import atomic_path, disk_errors, read_json, write_json
 
 AVERAGE_NAME = "average.safetensors"
 BEST_NAME = "best.safetensors"
+BLENDED_NAME = "blended.safetensors"
 KEPT = 2
 """Checkpoints kept: the newest, and the one before it in case a disk loses the newest."""
 _PART = re.compile(r"optimiser-(\d{3})-of-(\d{3})\.safetensors")
@@ -138,6 +140,12 @@ def _link(file: Path, name: Path) -> None:
 def finished(run: Path) -> list[Path]:
     """The run's complete checkpoint folders, oldest first."""
     return sorted((run / "checkpoints").glob("step-*"))
+
+
+def to_use(run: Path) -> Path:
+    """The model of a run to go on with: blended, else the best, else the newest. A file is itself."""
+    chosen = [run / name for name in (BLENDED_NAME, BEST_NAME) if (run / name).is_file()]
+    return chosen[0] if chosen else run
 
 
 def resume(run: Path, state: State) -> dict[str, Any]:

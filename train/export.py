@@ -31,7 +31,7 @@ class ExportConfig:
     """Writes a model in half precision."""
 
     checkpoint: Path
-    """A run's folder (its best model where it has one, else its newest), or a model file."""
+    """A run's folder (its blended model where it has one, else its best, else its newest), or a model file."""
     out: Path
     """The file to write, .safetensors."""
     name: str = ""
@@ -56,8 +56,7 @@ class ExportConfig:
 
 def export(config: ExportConfig) -> None:
     """Writes the file, and says how large it is and what half precision changed."""
-    best = config.checkpoint / checkpoints.BEST_NAME
-    source = best if best.is_file() else config.checkpoint
+    source = checkpoints.to_use(config.checkpoint)
     lrm, extra = load_checkpoint(source)
     lrm.config = replace(lrm.config, level=config.level or chosen_level(config, lrm) or lrm.config.level)
     if config.out.exists() and config.out.samefile(source):

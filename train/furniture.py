@@ -3,8 +3,8 @@
 The categories are data (`--categories`, by default datasets/furniture.toml: tables, chairs, bookshelves, beds, sofas). Each is
 drawn equally often, however many objects it has. The settings are those that suit tens or hundreds of objects: a low learning
 rate, lower still near the picture, mirrored and disturbed samples, a moving average of the weights, and, with --dev-uids, the
-model that did best on objects it did not see, which may be the one it began from. Objects in --judge-uids are judged before and
-after, by category.
+model that did best on objects it did not see, blended with the one it began from so that they lose nothing. Objects in
+--judge-uids are judged before and after, by category.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from datasets.catalogue import read_uids
 from datasets.categories import FURNITURE, Categories, read_categories
 from datasets.shards import ShardSet, found
 from train import checkpoints
+from train.blend import blend_run
 from train.development import DevelopmentConfig
 from train.distributed import first_process, write_once
 from train.evaluate import EvaluateConfig, evaluate, names
@@ -82,6 +83,9 @@ class FurnitureConfig:
     """Steps between two judgements on the development objects."""
     dev_by: Literal["psnr", "solid"] = "psnr"
     """Which figure is best: of pictures, or of the shape (needs --solid)."""
+    blend: bool = True
+    """With --dev-uids: in the end go back towards the model that it began from, as far as the development objects gain from it and
+    are nowhere worse than in the beginning: blended.safetensors, see `train.blend`."""
     patience: int = 6
     """Stop after so many judgements without a better one."""
     augment: Augmentation = STRONG
@@ -176,9 +180,7 @@ def training(config: FurnitureConfig, listed: Path) -> TrainConfig:
 def compare(config: FurnitureConfig, known: Path) -> dict[str, Any]:
     """Judges the model before and after on --judge-uids; writes report/ and returns its figures. `known`: the training objects of
     the categories, which the baselines may look at."""
-    best = config.out / checkpoints.BEST_NAME
-    after = best if best.is_file() else config.out
-    models = (config.init, after)
+    models = (config.init, checkpoints.to_use(config.out))
     result = evaluate(
         EvaluateConfig(
             checkpoint=models,
@@ -241,7 +243,13 @@ def tune(config: FurnitureConfig) -> int:
         )
     write_once(listed, lines)
     write_once(known, "\n".join(kinds) + "\n")
-    train(training(config, listed))
+    run = training(config, listed)
+    train(run)
+    if first_process():
+        if config.blend and config.dev_uids is not None:
+            blend_run(run)
+        else:
+            (config.out / checkpoints.BLENDED_NAME).unlink(missing_ok=True)  # of an earlier part of the run
     if config.judge_uids is not None and first_process():
         compare(config, known)
     return EXIT_OK
