@@ -79,7 +79,7 @@ furniture-model: setup
 	$(TORCHRUN) train.lrm --shards $(WORK)/shards/first --out $(WORK)/general --minutes $(GENERAL_MINUTES) --batch 8 $(LEARNING) --mirror \
 	  --dev-uids $(WORK)/general-dev.txt --dev-every 500 --resume
 	$(TORCHRUN) train.furniture --shards $(WORK)/shards/furniture --uids $(SPLITS)/furniture-train.txt --init $(WORK)/general --general $(WORK)/shards/first --general-share 0.5 \
-	  --out $(WORK)/furniture --minutes $(FURNITURE_MINUTES) --steps 100000 --learning-rate 1e-3 --layer-decay 1 $(LEARNING) --dev-uids $(SPLITS)/furniture-dev.txt --dev-every 250 --patience 0 --resume
+	  --out $(WORK)/furniture --minutes $(FURNITURE_MINUTES) --steps 100000 --learning-rate 1e-3 --layer-decay 1 $(LEARNING) --dev-uids $(SPLITS)/furniture-dev.txt --dev-every 250 --patience 0 --no-blend --resume  # the bundled file was made before there were blends
 	for model in general furniture; do $(RUN) train.export --checkpoint $(WORK)/$$model --shards $(WORK)/shards/furniture --level-uids $(SPLITS)/furniture-dev.txt \
 	  --out $(WORK)/exported/$$model.safetensors --name turntable:$$model || exit 1; done
 	$(RUN) train.evaluate --checkpoint $(WORK)/exported/general.safetensors $(WORK)/exported/furniture.safetensors --shards $(WORK)/shards/furniture --uids $(SPLITS)/furniture-val.txt \

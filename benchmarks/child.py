@@ -38,10 +38,13 @@ def run(module: str, words: Sequence[object]) -> Usage:
     return Usage(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
+def shared(processes: int, module: str, words: Sequence[object]) -> tuple[str, list[object]]:
+    """Module and words that run a module by so many processes together."""
+    if processes == 1:
+        return module, [*words]
+    return "torch.distributed.run", ["--standalone", f"--nproc-per-node={processes}", "-m", module, *words]
+
+
 def trainer(processes: int, words: Sequence[object]) -> tuple[str, list[object]]:
     """Module and words that run `train.lrm` on the CPU with the tiny model, by so many processes of one thread each."""
-    common: list[object] = ["--model", "tiny", "--device", "cpu", "--threads", 1]
-    if processes == 1:
-        return "train.lrm", [*words, *common]
-    torchrun: list[object] = ["--standalone", f"--nproc-per-node={processes}", "-m", "train.lrm"]
-    return "torch.distributed.run", [*torchrun, *words, *common]
+    return shared(processes, "train.lrm", [*words, "--model", "tiny", "--device", "cpu", "--threads", 1])

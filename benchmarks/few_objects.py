@@ -1,13 +1,18 @@
-"""Fine-tuning on fifteen objects: `python -m benchmarks.few_objects SHARDS --init RUN --uids TRAIN.txt --dev-uids DEV.txt`.
+"""Fine-tuning on fifteen objects:
 
-Three objects of each category are drawn from TRAIN.txt and `train.furniture` tunes RUN on them, the best on DEV.txt kept. The same
-model is also tuned as one would without such care (`--no-careless`: not): on the same objects, at the recipe's full learning rate,
-nothing changed at random, the last weights kept. They are judged, beside the model that they began from, on objects of TRAIN.txt
-that were not drawn: seen by no training, and by no choice. Prints a table and writes `benchmarks/results/few_objects.json`.
+    python -m benchmarks.few_objects SHARDS --init RUN --uids TRAIN.txt --dev-uids DEV.txt --general FIRST
+
+Three objects of each category are drawn from TRAIN.txt and `train.furniture` tunes RUN on them, what RUN was trained on mixed in
+(--general). What comes of it is judged on objects of TRAIN.txt that were not drawn, seen by no training and by no choice, beside
+RUN itself: the model that did best on DEV.txt (tuned), and that blended with RUN as far as nothing is lost on DEV.txt (blended).
+Two more models say what the fifteen are worth: RUN trained on for as long on --general alone (general), and RUN tuned as one would
+without care, on the same objects alone, at the recipe's full learning rate, the last weights kept (careless; `--no-careless`: not).
+Prints a table and writes `benchmarks/results/few_objects.json`.
 """
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +30,13 @@ from train.evaluate import EvaluateConfig, evaluate, names
 from train.history import read_history
 from train.summary import table
 from turntable import config
-from turntable.files import write_text
+from turntable.files import read_json, write_text
+
+COMMON = "--model mini --batch 8 --rays 96 --threads 1 --device cpu --decoded-bytes 4e9 --solid 0.3 --empty 0"
+"""Of all ways of tuning."""
+CAREFUL = "--steps 100000 --learning-rate 5e-4 --average 0.998 --fill-spread 0.15 --light-spread 0.2 --camera-noise 0 --background-share 0"
+"""Half of `make furniture-model`'s rate, and changed at random as the bundled model's training was: more than a model is used to makes
+its pictures worse before it can help."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +51,22 @@ class FewObjects:
     """Objects to draw from, and to judge on."""
     dev_uids: Path
     """Objects that choose."""
-    general: Path | None = None
-    """Shards that the model was trained on, some of which are mixed in."""
+    general: Path
+    """Shards that the model was trained on."""
+    general_share: float = 1.0
+    """Draws from --general for one draw of the fifteen."""
     careless: bool = True
     """Also tune without care."""
     each: int = 3
     """Objects of a category to train on."""
     judged: int = 4
     """Objects of a category to judge on, at most."""
-    minutes: float = 4.0
+    minutes: float = 10.0
     """Of training, each."""
     seed: int = 0
     """Which objects are drawn."""
-    threads: int = 2
+    processes: int = 2
+    """That train together, of one thread each."""
     out: Path = Path("benchmarks/results/few_objects.json")
 
 
@@ -70,20 +84,26 @@ def draw(options: FewObjects, shards: ShardSet) -> tuple[list[str], list[str]]:
 
 def tuned(options: FewObjects, folder: Path, uids: Path) -> dict[str, Path]:
     """Ways of tuning -> the model that comes of each."""
-    careful, careless = folder / "careful", folder / "careless"
-    common: list[object] = ["--shards", options.shards, "--init", options.init, "--uids", uids, "--model", "mini"]
-    common += ["--minutes", options.minutes, "--threads", options.threads, "--device", "cpu"]
-    common += ["--solid", 0.3, "--empty", 0]
-    mixed: list[object] = ["--general", options.general] if options.general else []
-    dev: list[object] = ["--dev-uids", options.dev_uids, "--dev-by", "solid", "--dev-every", 50, "--patience", 0]
-    # Half of `make furniture-model`'s rate, less of it far from the field, and changed at random as the bundled model's training was:
-    # more than a model is used to makes its pictures worse before it can help.
-    tune: list[object] = ["--steps", 100_000, "--learning-rate", 5e-4, "--layer-decay", 0.85, "--average", 0.998]
-    tune += ["--fill-spread", 0.15, "--light-spread", 0.2, "--camera-noise", 0, "--background-share", 0]
-    child.run("train.furniture", [*common, *mixed, *dev, *tune, "--out", careful])
-    found = {"careful": checkpoints.to_use(careful)}
+    common: list[object] = ["--init", options.init, "--minutes", options.minutes, *shlex.split(COMMON)]
+    few: list[object] = ["--shards", options.shards, "--uids", uids]
+    mixed: list[object] = ["--general", options.general, "--general-share", options.general_share, "--layer-decay", 1]
+    dev: list[object] = ["--dev-uids", options.dev_uids, "--dev-by", "solid", "--dev-every", 150, "--patience", 0]
+    taught = shlex.split(CAREFUL)
+    careful, general, careless = (folder / name for name in ("careful", "general", "careless"))
+    child.run(
+        *child.shared(options.processes, "train.furniture", [*common, *few, *mixed, *dev, *taught, "--out", careful])
+    )
+    found = {"tuned": careful / checkpoints.BEST_NAME, "blended": careful / checkpoints.BLENDED_NAME}
+    child.run(
+        *child.shared(
+            options.processes,
+            "train.lrm",
+            [*common, *taught, "--shards", options.general, "--mirror", "--out", general],
+        )
+    )
+    found["general"] = general
     if options.careless:
-        child.run("train.lrm", [*common, "--out", careless])
+        child.run(*child.shared(options.processes, "train.lrm", [*common, *few, "--out", careless]))
         found["careless"] = careless
     return found
 
@@ -104,14 +124,23 @@ def main() -> int:
             )
         )  # fmt: skip
         own = names((options.init, *models.values()))
+        differences = found["summary"]["differences"]
         rows = {kind: found["summary"]["rows"][name] for kind, name in zip(("before", *models), own, strict=True)}
+        blends = read_json(folder / "careful" / "blends.json")
         curve = [
             {key: line[key] for key in ("step", "development_psnr", "development_solid")}
             for line in read_history(folder / "careful" / "log.jsonl")
             if "development_solid" in line
         ]
     print(f"\ntuned on {len(train)}, judged on {len(judged)}\n{table(rows)}")
-    result: dict[str, Any] = {"trained_on": len(train), "judged_on": len(judged), "rows": rows, "development": curve}
+    result: dict[str, Any] = {
+        "trained_on": len(train),
+        "judged_on": len(judged),
+        "rows": rows,
+        "differences": differences,
+        "blends": blends,
+        "development": curve,
+    }
     record.write(options.out, options, result)
     return 0
 

@@ -24,7 +24,7 @@ from turntable.files import disk_errors, write_json
 
 log = logging.getLogger(__name__)
 
-SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
+SHARES = tuple(step / 10 for step in range(1, 11))
 """Of the tuned weights, tried beside 0, which is the model that tuning began from."""
 
 

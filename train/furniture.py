@@ -69,6 +69,10 @@ class FurnitureConfig:
     """Optimiser steps at most."""
     minutes: float | None = None
     """Minutes at most."""
+    batch: int | None = None
+    """Objects a step, of all processes together; left out: the recipe's number for each process."""
+    rays: int | None = None
+    """Supervised rays a view; left out: the recipe's."""
     learning_rate: float | None = None
     """Peak; left out: a fifth of the recipe's."""
     freeze: Frozen = "none"
@@ -158,6 +162,8 @@ def training(config: FurnitureConfig, listed: Path) -> TrainConfig:
         development=development,
         steps=config.steps,
         minutes=config.minutes,
+        batch=config.batch,
+        rays=config.rays,
         resume=config.resume,
         optimiser=OptimiserConfig(
             rate,
