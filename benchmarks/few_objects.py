@@ -34,7 +34,10 @@ from turntable.files import read_json, write_text
 
 COMMON = "--model mini --batch 8 --rays 96 --threads 1 --device cpu --decoded-bytes 4e9 --solid 0.3 --empty 0"
 """Of all ways of tuning."""
-CAREFUL = "--steps 100000 --learning-rate 5e-4 --average 0.998 --fill-spread 0.15 --light-spread 0.2 --camera-noise 0 --background-share 0"
+CAREFUL = """
+    --steps 100000 --learning-rate 5e-4 --average 0.998
+    --fill-spread 0.15 --light-spread 0.2 --camera-noise 0 --background-share 0
+"""
 """Half of `make furniture-model`'s rate, and changed at random as the bundled model's training was: more than a model is used to makes
 its pictures worse before it can help."""
 
