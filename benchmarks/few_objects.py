@@ -28,7 +28,7 @@ from datasets.shards import ShardSet
 from train import checkpoints
 from train.evaluate import EvaluateConfig, evaluate, names
 from train.history import read_history
-from train.summary import table
+from train.summary import markdown, table
 from turntable import config
 from turntable.files import read_json, write_text
 
@@ -126,21 +126,24 @@ def main() -> int:
                 held_out_views=0, baselines=False, device="cpu",
             )
         )  # fmt: skip
-        own = names((options.init, *models.values()))
-        differences = found["summary"]["differences"]
-        rows = {kind: found["summary"]["rows"][name] for kind, name in zip(("before", *models), own, strict=True)}
+        before, *others = names((options.init, *models.values()))
+        rows, changes = found["summary"]["rows"], found["summary"]["differences"]
+        kinds = {"before": rows[before]} | {kind: rows[own] for kind, own in zip(models, others, strict=True)}
+        gains = {kind: changes[f"{own} minus {before}"] for kind, own in zip(models, others, strict=True)}
         blends = read_json(folder / "careful" / "blends.json")
         curve = [
             {key: line[key] for key in ("step", "development_psnr", "development_solid")}
             for line in read_history(folder / "careful" / "log.jsonl")
             if "development_solid" in line
         ]
-    print(f"\ntuned on {len(train)}, judged on {len(judged)}\n{table(rows)}")
+    print(
+        f"\ntuned on {len(train)}, judged on {len(judged)}\n{table(kinds)}\n\nminus before, object by object\n{markdown(gains)}"
+    )
     result: dict[str, Any] = {
         "trained_on": len(train),
         "judged_on": len(judged),
-        "rows": rows,
-        "differences": differences,
+        "rows": kinds,
+        "minus_before": gains,
         "blends": blends,
         "development": curve,
     }
