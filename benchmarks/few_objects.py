@@ -87,26 +87,24 @@ def draw(options: FewObjects, shards: ShardSet) -> tuple[list[str], list[str]]:
 
 def tuned(options: FewObjects, folder: Path, uids: Path) -> dict[str, Path]:
     """Ways of tuning -> the model that comes of each."""
-    common: list[object] = ["--init", options.init, "--minutes", options.minutes, *shlex.split(COMMON)]
     few: list[object] = ["--shards", options.shards, "--uids", uids]
     mixed: list[object] = ["--general", options.general, "--general-share", options.general_share, "--layer-decay", 1]
     dev: list[object] = ["--dev-uids", options.dev_uids, "--dev-by", "solid", "--dev-every", 150, "--patience", 0]
-    taught = shlex.split(CAREFUL)
     careful, general, careless = (folder / name for name in ("careful", "general", "careless"))
-    child.run(
-        *child.shared(options.processes, "train.furniture", [*common, *few, *mixed, *dev, *taught, "--out", careful])
-    )
-    found = {"tuned": careful / checkpoints.BEST_NAME, "blended": careful / checkpoints.BLENDED_NAME}
-    child.run(
-        *child.shared(
-            options.processes,
-            "train.lrm",
-            [*common, *taught, "--shards", options.general, "--mirror", "--out", general],
-        )
-    )
-    found["general"] = general
+
+    def run(module: str, out: Path, *words: object) -> None:
+        common = ["--init", options.init, "--out", out, "--minutes", options.minutes, *shlex.split(COMMON)]
+        child.run(*child.shared(options.processes, module, [*common, *words]))
+
+    run("train.furniture", careful, *few, *mixed, *dev, *shlex.split(CAREFUL))
+    run("train.lrm", general, "--shards", options.general, "--mirror", *shlex.split(CAREFUL))
+    found = {
+        "tuned": careful / checkpoints.BEST_NAME,
+        "blended": careful / checkpoints.BLENDED_NAME,
+        "general": general,
+    }
     if options.careless:
-        child.run(*child.shared(options.processes, "train.lrm", [*common, *few, "--out", careless]))
+        run("train.lrm", careless, *few)
         found["careless"] = careless
     return found
 

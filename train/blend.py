@@ -18,7 +18,7 @@ from model.checkpoints import FILE_NAME, load_checkpoint, save_model
 from model.lrm import LRM
 from train.assembly import choose_device, development_objects
 from train.checkpoints import BEST_NAME, BLENDED_NAME
-from train.development import Development
+from train.development import Development, merit
 from train.settings import TrainConfig
 from turntable.files import disk_errors, write_json
 
@@ -49,14 +49,8 @@ def _words(figures: Mapping[str, float]) -> str:
 
 def choose(blends: list[Blend], start: Blend, by: str) -> Blend:
     """The best by `by` of those that are nowhere worse than the start; the start itself where there is none."""
-    fit = [blend for blend in blends if all(_gain(blend, start, name) >= 0 for name in start.figures)]
-    return max([start, *fit], key=lambda blend: _gain(blend, start, by))
-
-
-def _gain(blend: Blend, start: Blend, name: str) -> float:
-    """By how much a figure is better than the start's. PSNR is better where larger, the loss of the solid where smaller."""
-    difference = blend.figures[name] - start.figures[name]
-    return difference if name == "psnr" else -difference
+    fit = [b for b in blends if all(merit(b.figures, name) >= merit(start.figures, name) for name in start.figures)]
+    return max([start, *fit], key=lambda blend: merit(blend.figures, by))
 
 
 def blended(start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:

@@ -90,7 +90,7 @@ class Development:
 
     def learn(self, figures: dict[str, float], progress: Progress) -> bool:
         """Notes the figures; whether the one that counts is the best. What `Progress.best` keeps is larger where better."""
-        figure = -figures["solid"] if self.config.dev_by == "solid" else figures["psnr"]
+        figure = merit(figures, self.config.dev_by)
         if progress.best is None or figure > progress.best:
             progress.best, progress.since_best = figure, 0
             return True
@@ -125,6 +125,11 @@ class Development:
                 held_out[-1],
                 max(held_out),
             )
+
+
+def merit(figures: dict[str, float], name: str) -> float:
+    """A figure as it is compared, larger where better: PSNR as it is, the loss of the solid negated."""
+    return -figures[name] if name == "solid" else figures[name]
 
 
 def falls_apart(held_out: list[float], seen: list[float]) -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
@@ -23,6 +22,7 @@ from datasets.shard_writer import ShardObject
 from datasets.shards import ShardError, ShardSet
 from preprocess.captures import PreprocessConfig, preprocess
 from tests.datasets.synthetic import scene, shell_cameras, solid, surface, write_captures
+from tests.datasets.test_order import Echo
 from tests.datasets.test_samples import coded_object
 from tests.datasets.test_shards import write
 from tests.train.test_checkpoints import room
@@ -168,14 +168,6 @@ def test_damage_met_on_the_way_saves_what_was_trained(shards: Path, tmp_path: Pa
     assert checkpoints.finished(tmp_path / "run")
 
 
-class Echo(torch.utils.data.Dataset):
-    def __getitem__(self, number: int) -> int:
-        return number
-
-    def __len__(self) -> int:
-        return 1000
-
-
 def test_a_death_is_told_where_a_batch_is_asked_for_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where torch's handler is there already, brought by a loader that the trainer knows nothing of."""
     before = signal.getsignal(signal.SIGCHLD)
@@ -190,7 +182,7 @@ def test_a_death_is_told_where_a_batch_is_asked_for_and_nowhere_else(monkeypatch
             child.kill()
         time.sleep(0.5)  # here the handler would raise
         with pytest.raises(LoadingError, match="a loader process died"):
-            for _ in range(1000):
+            while True:
                 _loaded(batches)  # type: ignore[arg-type]
     finally:
         signal.signal(signal.SIGCHLD, before)
